@@ -1,0 +1,3 @@
+//! The native half of lua-resty-mtls.
+
+pub mod http1;
