@@ -1,3 +1,25 @@
-//! The native half of lua-resty-mtls.
+//! The native half of lua-resty-mtls: HTTP requests over mutual TLS for nginx, off its event loop.
+//!
+//! ```text
+//!  lua/resty/mtls ─▶ binding ─▶ client ─▶ http1 · tls · pool · net
+//!                       └──▶ mailbox · runtime
+//! ```
+//!
+//! Lua sees one module, `resty.mtls.native`, and only through `lua/resty/mtls/*.lua`.
 
+mod binding;
+pub mod client;
+pub mod error;
 pub mod http1;
+pub mod mailbox;
+pub mod net;
+pub mod pool;
+pub mod runtime;
+pub mod stats;
+pub mod tls;
+
+/// `require("resty.mtls.native")`
+#[mlua::lua_module(name = "resty_mtls_native")]
+fn open(lua: &mlua::Lua) -> mlua::Result<mlua::Table> {
+    binding::module(lua)
+}

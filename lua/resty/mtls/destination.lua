@@ -1,0 +1,259 @@
+--- From connect options to a destination: where, whom to trust, and as whom.
+--
+-- Both steps are cached by the options themselves. LuaJIT keeps one copy of equal strings, so that
+-- looking a PEM text up compares a pointer, and an unchanged profile costs neither parsing nor
+-- hashing. What is authenticated differently is never the same destination: the native library
+-- compares it by content when a connection is looked for in the pool.
+
+local native = require("resty.mtls.native")
+
+local find = string.find
+local sub = string.sub
+local pairs = pairs
+local tonumber = tonumber
+local tostring = tostring
+local type = type
+
+
+local _M = {}
+
+
+local profile_options = {
+    "ssl_verify",
+    "ssl_trusted_certificate",
+    "ssl_cert",
+    "ssl_key",
+    "ssl_cert_path",
+    "ssl_key_path",
+    "ssl_client_cert",
+    "ssl_client_priv_key",
+}
+
+local identity_options = {
+    "ssl_cert",
+    "ssl_key",
+    "ssl_cert_path",
+    "ssl_key_path",
+    "ssl_client_cert",
+    "ssl_client_priv_key",
+}
+
+-- Options that `set` may change for every call of this Lua VM.
+local default_options = {
+    ssl_verify = "boolean",
+    ssl_trusted_certificate = "string",
+}
+
+-- Beyond so many entries a cache starts over: option values of some callers never repeat.
+local MAX_CACHED = 1000
+
+-- Stands for nil as a table key.
+local NONE = {}
+-- Under this key a cache has the profile itself.
+local PROFILE = {}
+
+local defaults = {}
+local profiles, profile_count = {}, 0
+local destinations, destination_count = {}, 0
+
+
+local function bad_argument(message)
+    return nil, message, {
+        code = "bad_argument",
+        stage = "options",
+        hint = "correct the option that the message names",
+    }
+end
+
+
+local function warn_unverified()
+    if not native.warn_unverified() then
+        return
+    end
+    local text = "resty.mtls: ssl_verify is false: servers are not authenticated, and what is "
+        .. "sent can be read by whoever is in between (this warning is given once per process)"
+    if ngx and ngx.log then
+        ngx.log(ngx.WARN, text)
+    else
+        io.stderr:write(text, "\n")
+    end
+end
+
+
+local function option(options, name)
+    local value = options[name]
+    if value == nil then
+        return defaults[name]
+    end
+    return value
+end
+
+
+-- One table for each option value on the way, the profile in the last one.
+local function profile_of(options)
+    local node = profiles
+    for i = 1, #profile_options do
+        local value = option(options, profile_options[i])
+        if value == nil then
+            value = NONE
+        end
+        local child = node[value]
+        if not child then
+            child = {}
+            node[value] = child
+        end
+        node = child
+    end
+    if node[PROFILE] then
+        return node[PROFILE]
+    end
+
+    local given = {}
+    for i = 1, #profile_options do
+        given[profile_options[i]] = option(options, profile_options[i])
+    end
+    local profile, err, details = native.profile(given)
+    if not profile then
+        return nil, err, details
+    end
+    if given.ssl_verify == false then
+        warn_unverified()
+    end
+    node[PROFILE] = profile
+    profile_count = profile_count + 1
+    if profile_count > MAX_CACHED then
+        profiles, profile_count = {}, 0
+    end
+    return profile
+end
+
+
+local function check_port(port)
+    return type(port) == "number" and port >= 1 and port <= 65535 and port % 1 == 0
+end
+
+
+local function endpoint(options)
+    local scheme, host, port = options.scheme, options.host, options.port
+    if type(host) ~= "string" or host == "" then
+        return bad_argument("bad 'host': expected a string, got " .. type(host))
+    end
+    if scheme ~= nil and scheme ~= "http" and scheme ~= "https" then
+        return bad_argument("bad 'scheme': http or https")
+    end
+    if sub(host, 1, 5) == "unix:" then
+        -- "unix:///path" is how nginx's own directives may spell it.
+        local path = sub(host, 6)
+        return scheme or "http", path, nil
+    end
+    if scheme and not port then
+        return scheme, host, scheme == "https" and 443 or 80
+    end
+    if not scheme then
+        return bad_argument(port and "'scheme' is required when providing a port"
+            or "'scheme' is required for a host that is not a unix socket")
+    end
+    if type(port) == "string" and find(port, "^%d+$") then
+        port = tonumber(port)
+    end
+    if not check_port(port) then
+        return bad_argument("bad 'port': a number from 1 to 65535")
+    end
+    return scheme, host, port
+end
+
+
+local function check_plain(options)
+    for i = 1, #identity_options do
+        local name = identity_options[i]
+        if options[name] ~= nil then
+            return bad_argument("'" .. name .. "' needs scheme https: over http no client "
+                .. "certificate can be sent")
+        end
+    end
+    return NONE
+end
+
+
+--- The destination that connect options describe.
+---@param options table see `connect` in resty.mtls.http
+---@return userdata? destination
+---@return string err_or_scheme the scheme on success
+---@return table|integer|nil details_or_port the port on success, nil for a unix socket
+function _M.of(options)
+    local scheme, host, port = endpoint(options)
+    if not scheme then
+        return nil, host, port
+    end
+    local profile, err, details
+    if scheme == "https" then
+        profile, err, details = profile_of(options)
+    else
+        profile, err, details = check_plain(options)
+    end
+    if not profile then
+        return nil, err, details
+    end
+
+    local server_name = scheme == "https" and options.ssl_server_name or nil
+    if server_name ~= nil and type(server_name) ~= "string" then
+        return bad_argument("bad 'ssl_server_name': expected a string, got " .. type(server_name))
+    end
+    local pool = options.pool
+    if pool ~= nil and type(pool) ~= "string" then
+        return bad_argument("bad 'pool': expected a string, got " .. type(pool))
+    end
+
+    local by_profile = destinations[profile]
+    if not by_profile then
+        by_profile = {}
+        destinations[profile] = by_profile
+    end
+    -- NUL is in none of them that could be connected to.
+    local key = host .. "\0" .. (port or "") .. "\0" .. (server_name or "") .. "\0"
+        .. (pool and "=" .. pool or "")
+    local destination = by_profile[key]
+    if not destination then
+        destination, err, details = native.destination(profile ~= NONE and profile or nil, host,
+            port, server_name, pool)
+        if not destination then
+            return nil, err, details
+        end
+        destination_count = destination_count + 1
+        if destination_count > MAX_CACHED then
+            destinations, destination_count = {}, 0
+        else
+            by_profile[key] = destination
+        end
+    end
+    return destination, scheme, port
+end
+
+
+--- Sets what applies to every later call that does not say otherwise.
+---@param options {ssl_verify?: boolean, ssl_trusted_certificate?: string}
+---@return boolean? ok
+---@return string? err
+---@return table? details
+function _M.set_defaults(options)
+    if type(options) ~= "table" then
+        return bad_argument("bad defaults: expected a table, got " .. type(options))
+    end
+    for name, value in pairs(options) do
+        local expected = default_options[name]
+        if not expected then
+            return bad_argument("there is no default for '" .. tostring(name) .. "'")
+        end
+        if type(value) ~= expected then
+            return bad_argument("bad '" .. name .. "': expected a " .. expected .. ", got "
+                .. type(value))
+        end
+    end
+    for name, value in pairs(options) do
+        defaults[name] = value
+    end
+    return true
+end
+
+
+return _M

@@ -1,0 +1,55 @@
+--- Header tables: plain tables that are also found in any letter case, and with `_` for `-`.
+
+local gsub = string.gsub
+local lower = string.lower
+local next = next
+local rawget = rawget
+local rawset = rawset
+local setmetatable = setmetatable
+local type = type
+
+
+local _M = {}
+
+
+local function normalise(name)
+    return (gsub(lower(name), "_", "-"))
+end
+
+
+-- The spelling under which a name is in the table. A header table is short, so that looking through
+-- it costs less than keeping an index up to date that callers may bypass.
+local function spelling(headers, name)
+    if type(name) ~= "string" then
+        return nil
+    end
+    local normalised = normalise(name)
+    for key in next, headers do
+        if type(key) == "string" and #key == #name and normalise(key) == normalised then
+            return key
+        end
+    end
+end
+
+
+local mt = {
+    __index = function(headers, name)
+        local key = spelling(headers, name)
+        return key and rawget(headers, key)
+    end,
+
+    __newindex = function(headers, name, value)
+        rawset(headers, spelling(headers, name) or name, value)
+    end,
+}
+
+
+--- Makes a table a header table.
+---@param headers? table<string, string|string[]>
+---@return table<string, string|string[]>
+function _M.new(headers)
+    return setmetatable(headers or {}, mt)
+end
+
+
+return _M

@@ -1,0 +1,97 @@
+--- URIs, as resty.http parses them.
+
+local find = string.find
+local lower = string.lower
+local match = string.match
+local sub = string.sub
+local tonumber = tonumber
+local type = type
+
+
+local _M = {}
+
+
+-- Phases in which ngx.var can be read.
+local request_phases = {
+    set = true,
+    rewrite = true,
+    server_rewrite = true,
+    access = true,
+    content = true,
+    header_filter = true,
+    body_filter = true,
+    log = true,
+}
+
+
+local function request_scheme()
+    if ngx and ngx.get_phase and request_phases[ngx.get_phase()] then
+        local scheme = ngx.var.scheme
+        if scheme == "http" or scheme == "https" then
+            return scheme
+        end
+    end
+end
+
+
+local function authority(rest)
+    local host, behind = match(rest, "^(%[[^%]]+%])(.*)$")
+    if not host then
+        host, behind = match(rest, "^([^%[%]:/?#]+)(.*)$")
+    end
+    if not host then
+        return nil
+    end
+    local port, path = match(behind, "^:(%d+)(.*)$")
+    return host, tonumber(port), path or behind
+end
+
+
+--- Splits an http or https URI. A URI without a scheme takes that of the current request.
+---@param uri string
+---@param query_in_path? boolean leave the query in the path; true unless it is false
+---@return table? parsed {scheme, host, port, path, query}
+---@return string? err
+function _M.parse(uri, query_in_path)
+    if type(uri) ~= "string" then
+        return nil, "bad uri: expected a string, got " .. type(uri)
+    end
+    local scheme, rest = match(uri, "^(%a+)://(.*)$")
+    if scheme then
+        scheme = lower(scheme)
+    elseif sub(uri, 1, 2) == "//" then
+        rest = sub(uri, 3)
+        scheme = request_scheme()
+        if not scheme then
+            return nil, "schemaless URIs require a request context: " .. uri
+        end
+    end
+    if scheme ~= "http" and scheme ~= "https" then
+        return nil, "bad uri: " .. uri
+    end
+
+    local host, port, path = authority(rest)
+    if not host then
+        return nil, "bad uri: " .. uri
+    end
+    port = port or (scheme == "https" and 443 or 80)
+    if port > 65535 then
+        return nil, "bad uri: " .. uri
+    end
+
+    local query
+    local mark = find(path, "?", 1, true)
+    if mark then
+        path, query = sub(path, 1, mark - 1), sub(path, mark + 1)
+    end
+    if path == "" then
+        path = "/"
+    end
+    if query_in_path ~= false and query and query ~= "" then
+        return { scheme, host, port, path .. "?" .. query, nil }
+    end
+    return { scheme, host, port, path, query or "" }
+end
+
+
+return _M

@@ -1,0 +1,262 @@
+//! Request parameters: from a Lua table to bytes and a typed [`Exchange`].
+
+use mlua::{FromLua, Lua, Table, Value};
+
+use crate::client::{Exchange, Timeouts};
+use crate::error::{Error, Result};
+use crate::http1::{HeaderList, Limits, RequestHead, RequestTarget};
+
+/// What the client adds to a request of its own.
+pub struct Defaults<'a> {
+    /// `Host`, where the destination has a name.
+    pub host: Option<&'a str>,
+    /// `User-Agent`.
+    pub user_agent: &'a [u8],
+    /// `http://host:port`, for a plain-text proxy.
+    pub path_prefix: &'a str,
+    /// `Proxy-Authorization`, for a plain-text proxy.
+    pub proxy_authorization: Option<&'a [u8]>,
+    /// Time-outs.
+    pub timeouts: Timeouts,
+}
+
+/// The header counts that a caller may allow.
+const MAX_HEADERS: usize = 1000;
+
+/// Reads `params` and writes the request. A body that is a function is left to the caller.
+pub fn exchange(lua: &Lua, params: &Table, defaults: &Defaults<'_>) -> Result<Exchange> {
+    let method = string(lua, params, "method")?.unwrap_or_else(|| b"GET".to_vec());
+    let path = string(lua, params, "path")?.unwrap_or_default();
+    let query = match get(params, "query")? {
+        Value::Table(arguments) => encode_args(lua, &arguments)?,
+        Value::Nil => Vec::new(),
+        other => bytes(lua, "query", &other)?,
+    };
+    let body = body(lua, get(params, "body")?)?;
+    let user_agent = match get(params, "use_default_user_agent")? {
+        Value::Boolean(false) => None,
+        _ => Some(defaults.user_agent),
+    };
+    let headers = headers(lua, get(params, "headers")?)?;
+    let expects_continue = headers.expects_continue();
+    let head = RequestHead {
+        method: &method,
+        target: RequestTarget {
+            prefix: defaults.path_prefix,
+            path: &path,
+            query: &query,
+        },
+        minor_version: minor_version(params)?,
+        headers,
+        body_length: match &body {
+            Body::None | Body::Iterator => None,
+            Body::Bytes(bytes) => Some(bytes.len()),
+        },
+        body_is_iterator: matches!(body, Body::Iterator),
+        host: defaults.host,
+        user_agent,
+        proxy_authorization: defaults.proxy_authorization,
+    };
+    let mut wire = Vec::with_capacity(1024);
+    head.encode(&mut wire)?;
+    let head_length = wire.len();
+    if let Body::Bytes(bytes) = &body {
+        wire.extend_from_slice(bytes);
+    }
+    Ok(Exchange {
+        continue_at: (expects_continue && wire.len() > head_length).then_some(head_length),
+        // RFC 9110, 9.2.2: what is sent twice must mean the same as what is sent once.
+        retry_stale: is_idempotent(&method) && boolean(params, "retry_stale")?.unwrap_or(true),
+        bytes: wire,
+        ..response(lua, params, defaults.timeouts)?
+    })
+}
+
+/// How to read the response to `params`, for one whose request has been sent by itself.
+pub fn response(lua: &Lua, params: &Table, timeouts: Timeouts) -> Result<Exchange> {
+    let method = string(lua, params, "method")?.unwrap_or_else(|| b"GET".to_vec());
+    let headers = number(params, "max_headers")?.unwrap_or(Limits::HEADERS as u64);
+    let head_bytes = number(params, "max_header_size")?.unwrap_or(Limits::HEAD_BYTES as u64);
+    Ok(Exchange {
+        bytes: Vec::new(),
+        continue_at: None,
+        method: String::from_utf8_lossy(&method).to_ascii_uppercase(),
+        limits: Limits {
+            headers: usize::try_from(headers)
+                .unwrap_or(MAX_HEADERS)
+                .min(MAX_HEADERS),
+            head_bytes: usize::try_from(head_bytes).unwrap_or(usize::MAX),
+        },
+        max_body_size: number(params, "max_body_size")?,
+        timeouts,
+        retry_stale: false,
+    })
+}
+
+enum Body {
+    None,
+    Bytes(Vec<u8>),
+    Iterator,
+}
+
+fn body(lua: &Lua, value: Value) -> Result<Body> {
+    match value {
+        Value::Nil => Ok(Body::None),
+        Value::Function(_) => Ok(Body::Iterator),
+        Value::Table(parts) => {
+            let mut whole = Vec::new();
+            for part in parts.sequence_values::<Value>() {
+                let part = part.map_err(|error| unreadable("body", &error))?;
+                whole.extend_from_slice(&bytes(lua, "body", &part)?);
+            }
+            Ok(Body::Bytes(whole))
+        }
+        other => Ok(Body::Bytes(bytes(lua, "body", &other)?)),
+    }
+}
+
+fn headers(lua: &Lua, value: Value) -> Result<HeaderList> {
+    let mut list = HeaderList::default();
+    let table = match value {
+        Value::Nil => return Ok(list),
+        Value::Table(table) => table,
+        other => return Err(wrong_type("headers", "a table", &other)),
+    };
+    for pair in table.pairs::<Value, Value>() {
+        let (name, value) = pair.map_err(|error| unreadable("headers", &error))?;
+        let name = bytes(lua, "headers", &name)?;
+        match value {
+            Value::Table(values) => {
+                let mut all = Vec::new();
+                for pair in values.pairs::<Value, Value>() {
+                    let (_, value) = pair.map_err(|error| unreadable("headers", &error))?;
+                    all.push(bytes(lua, "headers", &value)?);
+                }
+                list.set_all(name, all);
+            }
+            value => list.set(name, &bytes(lua, "headers", &value)?),
+        }
+    }
+    Ok(list)
+}
+
+/// A query string as `ngx.encode_args` makes it, which plain LuaJIT has not.
+fn encode_args(lua: &Lua, arguments: &Table) -> Result<Vec<u8>> {
+    let mut query = Vec::new();
+    let mut add = |name: &[u8], value: &Value| -> Result<()> {
+        let value = match value {
+            Value::Boolean(false) => return Ok(()),
+            Value::Boolean(true) => None,
+            value => Some(bytes(lua, "query", value)?),
+        };
+        if !query.is_empty() {
+            query.push(b'&');
+        }
+        escape(name, &mut query);
+        if let Some(value) = value {
+            query.push(b'=');
+            escape(&value, &mut query);
+        }
+        Ok(())
+    };
+    for pair in arguments.pairs::<Value, Value>() {
+        let (name, value) = pair.map_err(|error| unreadable("query", &error))?;
+        let name = bytes(lua, "query", &name)?;
+        match value {
+            Value::Table(values) => {
+                for value in values.sequence_values::<Value>() {
+                    add(&name, &value.map_err(|error| unreadable("query", &error))?)?;
+                }
+            }
+            value => add(&name, &value)?,
+        }
+    }
+    Ok(query)
+}
+
+/// Percent-encodes all but the unreserved characters (RFC 3986, 2.3).
+fn escape(text: &[u8], out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    for &byte in text {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(byte);
+        } else {
+            let (high, low) = (usize::from(byte >> 4), usize::from(byte & 15));
+            out.extend_from_slice(&[b'%', DIGITS[high], DIGITS[low]]);
+        }
+    }
+}
+
+fn minor_version(params: &Table) -> Result<u8> {
+    match get(params, "version")? {
+        Value::Nil => Ok(1),
+        Value::Number(1.1) => Ok(1),
+        Value::Integer(1) => Ok(0),
+        Value::Number(1.0) => Ok(0),
+        _ => Err(Error::bad_argument(
+            "bad 'version': a request is HTTP/1.1 or HTTP/1.0",
+        )),
+    }
+}
+
+fn is_idempotent(method: &[u8]) -> bool {
+    ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"]
+        .iter()
+        .any(|idempotent| method.eq_ignore_ascii_case(idempotent.as_bytes()))
+}
+
+fn string(lua: &Lua, params: &Table, name: &str) -> Result<Option<Vec<u8>>> {
+    match get(params, name)? {
+        Value::Nil => Ok(None),
+        value => bytes(lua, name, &value).map(Some),
+    }
+}
+
+fn boolean(params: &Table, name: &str) -> Result<Option<bool>> {
+    match get(params, name)? {
+        Value::Nil => Ok(None),
+        Value::Boolean(value) => Ok(Some(value)),
+        other => Err(wrong_type(name, "a boolean", &other)),
+    }
+}
+
+fn number(params: &Table, name: &str) -> Result<Option<u64>> {
+    match get(params, name)? {
+        Value::Nil => Ok(None),
+        Value::Integer(value) if value >= 0 => Ok(Some(value.unsigned_abs())),
+        // A float to integer cast saturates, and NaN has been sorted out by the comparison.
+        Value::Number(value) if value >= 0.0 => Ok(Some(value as u64)),
+        other => Err(wrong_type(name, "a positive number", &other)),
+    }
+}
+
+/// Text as `tostring` shows it, for what has an obvious text.
+fn bytes(lua: &Lua, name: &str, value: &Value) -> Result<Vec<u8>> {
+    match value {
+        Value::String(text) => Ok(text.as_bytes().to_vec()),
+        Value::Integer(_) | Value::Number(_) => mlua::LuaString::from_lua(value.clone(), lua)
+            .map(|text| text.as_bytes().to_vec())
+            .map_err(|error| unreadable(name, &error)),
+        Value::Boolean(true) => Ok(b"true".to_vec()),
+        Value::Boolean(false) => Ok(b"false".to_vec()),
+        other => Err(wrong_type(name, "strings", other)),
+    }
+}
+
+fn get(params: &Table, name: &str) -> Result<Value> {
+    params.get(name).map_err(|error| unreadable(name, &error))
+}
+
+fn unreadable(name: &str, error: &mlua::Error) -> Error {
+    // mlua's own texts span lines, with a traceback; the first says what is wrong.
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    Error::bad_argument(format!("cannot read '{name}': {first}"))
+}
+
+fn wrong_type(name: &str, expected: &str, got: &Value) -> Error {
+    Error::bad_argument(format!(
+        "bad '{name}': expected {expected}, got {}",
+        got.type_name()
+    ))
+}

@@ -1,0 +1,100 @@
+//! The mailbox of a Lua VM, as `lua/resty/mtls/wait.lua` uses it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlua::{Table, UserData, UserDataMethods};
+
+use super::reply::{Reply, guarded};
+use crate::error::{Error, Result};
+use crate::mailbox::{Completion, Listener, Mailbox, OperationId, WakerId};
+use crate::runtime::Engine;
+
+/// A mailbox that starts afresh in a forked child.
+#[derive(Default)]
+pub struct MailboxHandle {
+    mailbox: Option<Arc<Mailbox>>,
+    engine: Option<&'static Engine>,
+    listener: Option<Listener>,
+}
+
+impl MailboxHandle {
+    /// Announces an operation.
+    pub fn submit(&mut self, id: OperationId) -> Result<Completion> {
+        Ok(self.current()?.submit(id))
+    }
+
+    fn current(&mut self) -> Result<Arc<Mailbox>> {
+        let is_current = self.engine.is_some_and(Engine::is_current);
+        if let (Some(mailbox), true) = (&self.mailbox, is_current) {
+            return Ok(mailbox.clone());
+        }
+        let engine = Engine::current()?;
+        let mailbox = Mailbox::new(engine);
+        // The parent's stays untouched: its runtime may have held the lock while we were forked.
+        std::mem::forget(self.mailbox.replace(mailbox.clone()));
+        self.engine = Some(engine);
+        Ok(mailbox)
+    }
+
+    fn listen(&mut self, prefix: Option<String>) -> Result<(String, Option<u16>, Option<String>)> {
+        let failed = |error| Error::internal(format!("cannot open a wake socket: {error}"));
+        let listener = Listener::open(prefix.map(PathBuf::from).as_deref()).map_err(failed)?;
+        let (address, loopback) = listener.address().map_err(failed)?;
+        let (port, token) = loopback
+            .map(|(port, token)| (port, token.to_owned()))
+            .unzip();
+        self.listener = Some(listener);
+        Ok((address, port, token))
+    }
+
+    fn accept(&mut self) -> Result<WakerId> {
+        let failed = |error| Error::internal(format!("cannot open a wake socket: {error}"));
+        let listener = self
+            .listener
+            .take()
+            .ok_or_else(|| Error::internal("no wake socket was asked for"))?;
+        Ok(self
+            .current()?
+            .add_waker(listener.accept().map_err(failed)?))
+    }
+}
+
+impl UserData for MailboxHandle {
+    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        // drain(ids) -> count, idle: completed operations into the array `ids`.
+        methods.add_method_mut("drain", |_, this, ids: Table| {
+            let drained = guarded(|| Ok(this.current()?.drain()));
+            Ok(match drained.0 {
+                Ok(drained) => {
+                    for (index, id) in (1..).zip(&drained.completed) {
+                        ids.raw_seti(index, *id)?;
+                    }
+                    Reply(Ok((drained.completed.len(), drained.idle)))
+                }
+                Err(error) => Reply(Err(error)),
+            })
+        });
+        // block(id, milliseconds) -> whether the operation is complete
+        methods.add_method_mut("block", |_, this, (id, limit): (OperationId, u64)| {
+            Ok(guarded(|| {
+                Ok(this.current()?.block(id, Duration::from_millis(limit)))
+            }))
+        });
+        // listen(nginx prefix or nil) -> address, port or nil, token or nil
+        methods.add_method_mut("listen", |_, this, prefix: Option<String>| {
+            Ok(guarded(|| this.listen(prefix)))
+        });
+        // accept() -> waker: the connection that was made to what `listen` gave
+        methods.add_method_mut("accept", |_, this, ()| Ok(guarded(|| this.accept())));
+        // remove(waker)
+        methods.add_method_mut("remove", |_, this, waker: WakerId| {
+            Ok(guarded(|| {
+                this.listener = None;
+                this.current()?.remove_waker(waker);
+                Ok(())
+            }))
+        });
+    }
+}

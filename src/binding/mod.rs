@@ -1,0 +1,129 @@
+//! What Lua sees of this library. mlua is used here and nowhere else.
+//!
+//! Every function returns its values, or `nil, message, details`. None raises a Lua error, and no
+//! panic gets out: a plugin that forgot a `pcall` must not lose its request to a defect here.
+
+mod arguments;
+mod client;
+mod mailbox;
+mod options;
+mod reply;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use mlua::{Lua, Table, UserData, UserDataRef};
+
+use self::client::ClientHandle;
+use self::mailbox::MailboxHandle;
+use self::reply::{Reply, guarded};
+use crate::client::{Destination, TlsTarget};
+use crate::error::Result;
+use crate::net::Endpoint;
+use crate::runtime::Engine;
+use crate::tls::{self, Profile};
+
+/// A TLS profile in Lua's hands.
+struct ProfileHandle(Arc<Profile>);
+
+impl UserData for ProfileHandle {}
+
+/// A destination in Lua's hands.
+struct DestinationHandle(Arc<Destination>);
+
+impl UserData for DestinationHandle {}
+
+/// The module table.
+pub fn module(lua: &Lua) -> mlua::Result<Table> {
+    let module = lua.create_table()?;
+    module.set("version", env!("CARGO_PKG_VERSION"))?;
+    module.set(
+        "mailbox",
+        lua.create_function(|_, ()| Ok(MailboxHandle::default()))?,
+    )?;
+    module.set(
+        "client",
+        lua.create_function(|_, ()| Ok(ClientHandle::default()))?,
+    )?;
+    module.set("profile", lua.create_function(profile)?)?;
+    module.set("destination", lua.create_function(destination)?)?;
+    module.set("stats", lua.create_function(stats)?)?;
+    module.set("warn_unverified", lua.create_function(warn_unverified)?)?;
+    Ok(module)
+}
+
+/// `profile(options) -> profile`: of a connect call's option table, what is about TLS.
+fn profile(_: &Lua, options: Table) -> mlua::Result<Reply<ProfileHandle>> {
+    Ok(guarded(|| {
+        let options = options::profile(&options)?;
+        Ok(ProfileHandle(Engine::current()?.profiles.get(options)))
+    }))
+}
+
+type DestinationArguments = (
+    Option<UserDataRef<ProfileHandle>>,
+    String,
+    Option<u16>,
+    Option<String>,
+    Option<String>,
+);
+
+/// `destination(profile or nil, host, port or nil, server_name or nil, pool or nil) -> destination`.
+/// Without a profile the scheme is http; without a port the host is a unix socket's path.
+fn destination(
+    _: &Lua,
+    (profile, host, port, server_name, pool): DestinationArguments,
+) -> mlua::Result<Reply<DestinationHandle>> {
+    Ok(guarded(|| {
+        let endpoint = match port {
+            Some(port) => Endpoint::Tcp(host, port),
+            None => Endpoint::Unix(host.into()),
+        };
+        let tls = match profile {
+            None => None,
+            Some(profile) => Some(tls_target(&profile.0, &endpoint, server_name.as_deref())?),
+        };
+        Ok(DestinationHandle(Arc::new(Destination {
+            endpoint,
+            tls,
+            pool,
+        })))
+    }))
+}
+
+fn tls_target(
+    profile: &Arc<Profile>,
+    endpoint: &Endpoint,
+    server_name: Option<&str>,
+) -> Result<TlsTarget> {
+    let host = match endpoint {
+        Endpoint::Tcp(host, _) => Some(host.as_str()),
+        Endpoint::Unix(_) => None,
+    };
+    Ok(TlsTarget {
+        profile: profile.clone(),
+        server_name: tls::server_name(server_name.or(host), profile.verifies())?,
+    })
+}
+
+/// `stats() -> {name = number}`
+fn stats(lua: &Lua, (): ()) -> mlua::Result<Reply<Table>> {
+    let engine = match Engine::current() {
+        Ok(engine) => engine,
+        Err(error) => return Ok(Reply(Err(error))),
+    };
+    let table = lua.create_table()?;
+    for (name, value) in engine.stats.snapshot() {
+        table.raw_set(name, value)?;
+    }
+    table.raw_set("connections_idle", engine.pool.len())?;
+    Ok(Reply(Ok(table)))
+}
+
+/// `warn_unverified() -> boolean`: true once per process, for the one who has to warn.
+fn warn_unverified(_: &Lua, (): ()) -> mlua::Result<Reply<bool>> {
+    Ok(guarded(|| {
+        let warned = &Engine::current()?.warned_unverified;
+        Ok(!warned.swap(true, Ordering::Relaxed))
+    }))
+}

@@ -1,0 +1,229 @@
+//! An established connection: TLS or plain, with what has been read ahead.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::client::TlsStream;
+
+use super::Destination;
+use crate::error::{Error, Stage};
+use crate::net::Transport;
+use crate::pool::Idle;
+use crate::stats::Stats;
+use crate::tls::Session;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Connection {
+    stream: Stream,
+    /// Bytes read and not used yet.
+    pub buffer: Vec<u8>,
+    /// Where it leads.
+    pub destination: Arc<Destination>,
+    /// How often it came out of the pool.
+    pub reused: u32,
+    /// Whether both sides want it to carry another request.
+    pub keeps_alive: bool,
+    stats: &'static Stats,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Plain(Transport),
+    Tls(Box<TlsStream<Transport>>, Session),
+}
+
+/// One TLS record (RFC 8446, 5.1), and what a socket is likely to have at once.
+const READ_SIZE: usize = 16 * 1024;
+
+/// More than this is not encrypted on the caller's thread: it is nginx's event loop.
+const WRITE_NOW_LIMIT: usize = READ_SIZE;
+
+impl Connection {
+    /// A plain connection.
+    pub fn plain(
+        transport: Transport,
+        destination: Arc<Destination>,
+        stats: &'static Stats,
+    ) -> Self {
+        Self::new(Stream::Plain(transport), destination, stats)
+    }
+
+    /// A connection after its TLS handshake.
+    pub fn tls(
+        stream: TlsStream<Transport>,
+        session: Session,
+        destination: Arc<Destination>,
+        stats: &'static Stats,
+    ) -> Self {
+        Self::new(Stream::Tls(Box::new(stream), session), destination, stats)
+    }
+
+    fn new(stream: Stream, destination: Arc<Destination>, stats: &'static Stats) -> Self {
+        stats.connections_opened.increment();
+        stats.connections_open.increment();
+        Self {
+            stream,
+            buffer: Vec::new(),
+            destination,
+            reused: 0,
+            keeps_alive: true,
+            stats,
+        }
+    }
+
+    /// Writes what can be written at once from the caller's thread, which spares a hop to the
+    /// runtime. Returns how many bytes need not be written again; an error shows in the next step,
+    /// which can read why.
+    pub fn write_now(&mut self, bytes: &[u8]) -> usize {
+        if bytes.len() > WRITE_NOW_LIMIT {
+            return 0;
+        }
+        match &mut self.stream {
+            Stream::Plain(transport) => transport.write_now(bytes).unwrap_or(0),
+            Stream::Tls(stream, _) => {
+                let (transport, tls) = stream.get_mut();
+                let taken = io::Write::write(&mut tls.writer(), bytes).unwrap_or(0);
+                flush_now(transport, tls);
+                taken
+            }
+        }
+    }
+
+    /// Tells the server that we are done (RFC 8446, 6.1), as far as that works without waiting.
+    pub fn close(mut self) {
+        if let Stream::Tls(stream, _) = &mut self.stream {
+            let (transport, tls) = stream.get_mut();
+            tls.send_close_notify();
+            flush_now(transport, tls);
+        }
+    }
+
+    /// Writes some of `bytes`, or part of what was buffered by [`Self::write_now`].
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.stream {
+            Stream::Plain(transport) => Pin::new(transport).poll_write(cx, bytes),
+            Stream::Tls(stream, _) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    /// Sends what is buffered.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(_) => Poll::Ready(Ok(())),
+            Stream::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    /// Reads more into the buffer: how many bytes, 0 at the end of the connection.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let start = self.buffer.len();
+        self.buffer.resize(start + READ_SIZE, 0);
+        let mut space = ReadBuf::new(&mut self.buffer[start..]);
+        let polled = match &mut self.stream {
+            Stream::Plain(transport) => Pin::new(transport).poll_read(cx, &mut space),
+            Stream::Tls(stream, _) => Pin::new(stream).poll_read(cx, &mut space),
+        };
+        let filled = space.filled().len();
+        self.buffer.truncate(start + filled);
+        polled.map_ok(|()| filled)
+    }
+
+    /// Reads more into the buffer. Safe to cancel: what has been read is in the buffer.
+    pub async fn fill(&mut self) -> io::Result<usize> {
+        std::future::poll_fn(|cx| self.poll_fill(cx)).await
+    }
+
+    /// The error for an I/O error on this connection, with TLS's explanation where it has one.
+    pub fn explain(&self, error: &io::Error, stage: Stage) -> Error {
+        match &self.stream {
+            Stream::Plain(_) => Error::closed(stage),
+            Stream::Tls(_, session) => session
+                .explain(error, stage)
+                .unwrap_or_else(|| session.explain_closed(stage)),
+        }
+    }
+
+    /// The error for a connection that ended where it must not.
+    pub fn explain_end(&self, stage: Stage) -> Error {
+        match &self.stream {
+            Stream::Plain(_) => Error::closed(stage),
+            Stream::Tls(_, session) => session.explain_closed(stage),
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.stats.connections_open.decrement();
+    }
+}
+
+impl Idle for Connection {
+    fn is_usable(&mut self) -> bool {
+        if !self.buffer.is_empty() {
+            return false;
+        }
+        match &mut self.stream {
+            Stream::Plain(transport) => transport.is_quiet(),
+            Stream::Tls(stream, _) => {
+                let (transport, tls) = stream.get_mut();
+                // Session tickets may still arrive after a response; they are no reason to drop
+                // the connection. Data, an alert or the end are.
+                transport.is_quiet() || takes_only_tickets(transport, tls)
+            }
+        }
+    }
+
+    fn seems_usable(&mut self) -> bool {
+        match &mut self.stream {
+            Stream::Plain(transport) => transport.seems_quiet(),
+            Stream::Tls(stream, _) => stream.get_ref().0.seems_quiet() || self.is_usable(),
+        }
+    }
+}
+
+fn takes_only_tickets(transport: &Transport, tls: &mut rustls::ClientConnection) -> bool {
+    struct Now<'a>(&'a Transport);
+
+    impl io::Read for Now<'_> {
+        fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+            self.0.read_now(bytes)
+        }
+    }
+
+    loop {
+        match tls.read_tls(&mut Now(transport)) {
+            Ok(0) => return false,
+            Ok(_) => match tls.process_new_packets() {
+                Ok(state) if state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed() => {}
+                _ => return false,
+            },
+            Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+}
+
+fn flush_now(transport: &Transport, tls: &mut rustls::ClientConnection) {
+    struct Now<'a>(&'a Transport);
+
+    impl io::Write for Now<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.write_now(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    while tls.wants_write() {
+        // What the socket does not take now stays in rustls' buffer for the runtime to send.
+        if !matches!(tls.write_tls(&mut Now(transport)), Ok(1..)) {
+            break;
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! The operations of a client, as the Lua thread calls them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::body::{Body, Taken};
+use super::connect::open;
+use super::state::{Phase, Response, Shared, Until, Waiter};
+use super::transact::{Exchange, Written, write};
+use super::{Connection, Destination, Timeouts};
+use crate::error::{Error, Result, Stage};
+use crate::http1::{Framing, Header, ResponseHead};
+use crate::mailbox::Completion;
+use crate::runtime::Engine;
+
+/// What one `httpc` owns: at most one connection, at most one operation on it.
+///
+/// An operation is complete when its [`Completion`] is dropped, and [`Client::outcome`] tells how
+/// it ended. Dropping the client cancels what is going on and closes the connection.
+#[derive(Debug)]
+pub struct Client {
+    engine: &'static Engine,
+    shared: Arc<Shared>,
+}
+
+/// What closing or giving back a connection came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Released {
+    /// In the pool.
+    Pooled,
+    /// Closed, since the server or the request does not allow another one on it.
+    Closed,
+    /// Closed, since the response has not been read to its end.
+    Unread,
+    /// There was none.
+    None,
+}
+
+impl Client {
+    /// A client without a connection.
+    pub fn new(engine: &'static Engine) -> Self {
+        Self {
+            engine,
+            shared: Arc::default(),
+        }
+    }
+
+    /// The engine that this client runs on.
+    pub fn engine(&self) -> &'static Engine {
+        self.engine
+    }
+
+    /// Takes an idle connection from the pool, if there is one, without an operation.
+    pub fn check_out(&mut self, destination: &Arc<Destination>) -> bool {
+        self.close();
+        let Some(mut connection) = self.engine.pool.take(destination) else {
+            return false;
+        };
+        connection.reused += 1;
+        self.engine.stats.connections_reused.increment();
+        self.shared.lock().phase = Phase::Idle(Box::new(connection));
+        true
+    }
+
+    /// Operation: opens a connection.
+    pub fn connect(
+        &mut self,
+        destination: Arc<Destination>,
+        timeouts: Timeouts,
+        completion: Completion,
+    ) {
+        self.close();
+        let shared = self.shared.clone();
+        let stats = &self.engine.stats;
+        self.begin(async move {
+            match open(destination, timeouts, stats).await {
+                Ok(connection) => {
+                    shared.conclude(Phase::Idle(Box::new(connection)), Ok(()), completion);
+                }
+                Err(error) => shared.conclude(Phase::Closed, Err(error), completion),
+            }
+        });
+    }
+
+    /// Operation: sends a request and reads the head of its response. The body is read ahead by the
+    /// same task, so that a small response is there in one wake.
+    ///
+    /// # Errors
+    ///
+    /// There is no connection, or another operation has it.
+    pub fn request(&self, exchange: Exchange, completion: Completion) -> Result<()> {
+        let mut connection = self.take_connection()?;
+        self.engine.stats.requests.increment();
+        let first = exchange.continue_at.unwrap_or(exchange.bytes.len());
+        let sent = connection.write_now(&exchange.bytes[..first]);
+        let shared = self.shared.clone();
+        let stats = &self.engine.stats;
+        self.begin(async move {
+            let mut result = exchange.run(&mut connection, sent).await;
+            if let Err(failed) = &result
+                && failed.unanswered
+                && exchange.retry_stale
+                && connection.reused > 0
+            {
+                stats.retries.increment();
+                let destination = connection.destination.clone();
+                match open(destination, exchange.timeouts, stats).await {
+                    Ok(fresh) => {
+                        *connection = fresh;
+                        result = exchange.run(&mut connection, 0).await;
+                    }
+                    Err(error) => return shared.conclude(Phase::Closed, Err(error), completion),
+                }
+            }
+            match result {
+                Ok((head, framing)) => {
+                    respond(shared, connection, exchange, head, framing, completion).await;
+                }
+                Err(failed) => shared.conclude(Phase::Closed, Err(failed.error), completion),
+            }
+        });
+        Ok(())
+    }
+
+    /// Operation: writes bytes: a request head, or part of a request body.
+    ///
+    /// # Errors
+    ///
+    /// There is no connection, or another operation has it.
+    pub fn send(&self, bytes: Vec<u8>, timeout: Duration, completion: Completion) -> Result<()> {
+        let mut connection = self.take_connection()?;
+        let sent = connection.write_now(&bytes);
+        let shared = self.shared.clone();
+        self.begin(async move {
+            match write(&mut connection, &bytes[sent..], timeout).await {
+                Ok(written) => {
+                    // What the server has said instead of reading on is for `receive` to read.
+                    connection.keeps_alive &= written == Written::Whole;
+                    let outcome = match written {
+                        Written::Whole => Ok(()),
+                        Written::Partly => Err(Error::closed(Stage::Send)),
+                    };
+                    shared.conclude(Phase::Idle(connection), outcome, completion);
+                }
+                Err(error) => shared.conclude(Phase::Closed, Err(error), completion),
+            }
+        });
+        Ok(())
+    }
+
+    /// Operation: reads the response to what was sent.
+    ///
+    /// # Errors
+    ///
+    /// There is no connection, or another operation has it.
+    pub fn receive(&self, exchange: Exchange, completion: Completion) -> Result<()> {
+        let mut connection = self.take_connection()?;
+        let shared = self.shared.clone();
+        self.begin(async move {
+            let head = exchange.read_response(&mut connection).await;
+            match head.and_then(|head| exchange.framed(&mut connection, head)) {
+                Ok((head, framing)) => {
+                    respond(shared, connection, exchange, head, framing, completion).await;
+                }
+                Err(error) => shared.conclude(Phase::Closed, Err(error), completion),
+            }
+        });
+        Ok(())
+    }
+
+    /// How the last operation ended. An operation that was cancelled has left no outcome.
+    ///
+    /// # Errors
+    ///
+    /// The operation's error.
+    pub fn outcome(&self) -> Result<()> {
+        let outcome = self.shared.lock().outcome.take();
+        outcome.unwrap_or_else(|| Err(Error::closed(Stage::Connect)))
+    }
+
+    /// The response head, once.
+    pub fn take_head(&self) -> Option<(ResponseHead, bool)> {
+        let mut state = self.shared.lock();
+        let response = state.response.as_mut()?;
+        let keeps_alive = response.keeps_alive;
+        response.head.take().map(|head| (head, keeps_alive))
+    }
+
+    /// Takes the next part of the body: at most `max` bytes, or else a wire chunk or all of it.
+    ///
+    /// # Errors
+    ///
+    /// Why the body ended early.
+    pub fn take_part<T>(
+        &self,
+        max: Option<usize>,
+        give: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Taken<T>> {
+        self.take(|body| body.take(max, give))
+    }
+
+    /// Takes the rest of the body.
+    ///
+    /// # Errors
+    ///
+    /// Why the body ended early.
+    pub fn take_whole<T>(&self, give: impl FnOnce(&[u8]) -> T) -> Result<Taken<T>> {
+        self.take(|body| body.take_all(give))
+    }
+
+    /// Operation: waits until [`Self::take_part`] or [`Self::take_whole`] has something to say.
+    pub fn await_body(&self, until: Until, completion: Completion) {
+        let mut state = self.shared.lock();
+        let done = match &mut state.response {
+            None => Some(completion),
+            Some(response) => {
+                match until {
+                    Until::Part(max) => response.body.want(max),
+                    Until::Whole => response.body.want_all(),
+                }
+                let replaced = response.waiter.replace(Waiter { until, completion });
+                drop(replaced);
+                response.satisfied()
+            }
+        };
+        drop(state);
+        drop(done);
+        self.shared.changed.notify_one();
+    }
+
+    /// Trailer fields of the response, after its body.
+    pub fn trailers(&self) -> Vec<Header> {
+        let state = self.shared.lock();
+        let body = state.response.as_ref().map(|response| &response.body);
+        body.map(|body| body.trailers().to_vec())
+            .unwrap_or_default()
+    }
+
+    /// How often the connection came out of the pool, if there is one.
+    pub fn reused_times(&self) -> Option<u32> {
+        match &self.shared.lock().phase {
+            Phase::Idle(connection) => Some(connection.reused),
+            _ => None,
+        }
+    }
+
+    /// Gives the connection to the pool for `timeout`, if it can carry another request.
+    pub fn keep_alive(&mut self, timeout: Option<Duration>, size: usize) -> Released {
+        let mut state = self.shared.lock();
+        let unread = matches!(&state.response, Some(response) if !response.body.is_complete());
+        if matches!(state.phase, Phase::Closed) {
+            return Released::None;
+        }
+        if unread || matches!(state.phase, Phase::Busy) {
+            drop(state);
+            self.close();
+            return Released::Unread;
+        }
+        let phase = std::mem::take(&mut state.phase);
+        state.response = None;
+        drop(state);
+        let Phase::Idle(mut connection) = phase else {
+            return Released::None;
+        };
+        if !connection.keeps_alive || !connection.buffer.is_empty() {
+            connection.close();
+            return Released::Closed;
+        }
+        // Ten thousand idle connections must not hold ten thousand read buffers.
+        connection.buffer = Vec::new();
+        let destination = connection.destination.clone();
+        let pool = &self.engine.pool;
+        if pool.put(&destination, *connection, timeout, size) {
+            self.engine.spawn(sweep(self.engine));
+        }
+        Released::Pooled
+    }
+
+    /// Closes the connection and cancels what is going on. False if there was none.
+    pub fn close(&mut self) -> bool {
+        let mut state = self.shared.lock();
+        let phase = std::mem::take(&mut state.phase);
+        let task = state.task.take();
+        let mut response = state.response.take();
+        drop(state);
+        let woken = response.as_mut().and_then(|response| {
+            // What has come stays readable; what has not will not.
+            response.body.finish(Err(Error::closed(Stage::Body)));
+            response.satisfied()
+        });
+        // A cancelled task may be running its last step on the other thread. It must not find, and
+        // change, the state of what comes after it: that could be a connection of another identity.
+        self.shared = Arc::new(Shared::with_response(response));
+        drop(woken);
+        if let Some(task) = task {
+            task.abort();
+        }
+        match phase {
+            Phase::Idle(connection) => {
+                connection.close();
+                true
+            }
+            Phase::Busy => true,
+            Phase::Closed => false,
+        }
+    }
+
+    fn take<T>(&self, take: impl FnOnce(&mut Body) -> Result<Taken<T>>) -> Result<Taken<T>> {
+        let mut state = self.shared.lock();
+        let Some(response) = &mut state.response else {
+            return Ok(Taken::End);
+        };
+        let had_room = response.body.has_room();
+        let taken = take(&mut response.body);
+        // Waking the reading task costs a system call: only if it stopped for want of room.
+        let resumes = !had_room && response.body.has_room() && !response.body.is_finished();
+        drop(state);
+        if resumes {
+            self.shared.changed.notify_one();
+        }
+        taken
+    }
+
+    fn take_connection(&self) -> Result<Box<Connection>> {
+        let mut state = self.shared.lock();
+        match std::mem::replace(&mut state.phase, Phase::Busy) {
+            Phase::Idle(connection) => {
+                state.outcome = None;
+                state.response = None;
+                Ok(connection)
+            }
+            Phase::Closed => {
+                state.phase = Phase::Closed;
+                Err(Error::closed(Stage::Send)
+                    .with_hint("there is no open connection: call connect first"))
+            }
+            Phase::Busy => Err(Error::bad_argument(
+                "the connection is busy: another light thread uses it, or the body of the \
+                 previous response has not been read",
+            )),
+        }
+    }
+
+    fn begin(&self, task: impl Future<Output = ()> + Send + 'static) {
+        // Locked before the task can run, so that its end does not come before its handle.
+        let mut state = self.shared.lock();
+        state.phase = Phase::Busy;
+        state.outcome = None;
+        state.task = Some(self.engine.spawn(task));
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Hands a response to the consumer, and reads its body ahead.
+async fn respond(
+    shared: Arc<Shared>,
+    mut connection: Box<Connection>,
+    exchange: Exchange,
+    head: ResponseHead,
+    framing: Framing,
+    completion: Completion,
+) {
+    let mut body = Body::new(framing, exchange.limits, exchange.max_body_size);
+    let mut progress = body.decode(&mut connection.buffer);
+    if let Ok(false) = progress {
+        // Mostly the body of a small response has come with its head. Whatever is there now is
+        // decoded before the consumer is woken, which spares it a second wait.
+        let ready = std::future::poll_fn(|cx| std::task::Poll::Ready(connection.poll_fill(cx)));
+        if let std::task::Poll::Ready(read) = ready.await {
+            progress = take_in(&mut body, &mut connection, read);
+        }
+    }
+    let finished = finish(&mut body, progress);
+    let response = Response {
+        head: Some(head),
+        keeps_alive: connection.keeps_alive,
+        body,
+        waiter: None,
+    };
+    let read_timeout = exchange.timeouts.read;
+    drop(exchange);
+    let unfinished = shared.present(response, connection, finished);
+    drop(completion);
+    if let Some(connection) = unfinished {
+        read_ahead(&shared, connection, read_timeout).await;
+    }
+}
+
+/// Reads the body until it is finished, as far ahead of the consumer as it may.
+async fn read_ahead(shared: &Arc<Shared>, mut connection: Box<Connection>, timeout: Duration) {
+    loop {
+        let (has_room, waits) = {
+            let state = shared.lock();
+            let Some(response) = &state.response else {
+                return;
+            };
+            (response.body.has_room(), response.waiter.is_some())
+        };
+        if !has_room {
+            shared.changed.notified().await;
+            continue;
+        }
+        let read = tokio::select! {
+            biased;
+            read = connection.fill() => Some(read),
+            () = shared.changed.notified() => continue,
+            // Nobody is kept waiting by a body that nobody asks for.
+            () = tokio::time::sleep(timeout), if waits => None,
+        };
+        match advance(shared, connection, read) {
+            Some(unfinished) => connection = unfinished,
+            None => return,
+        }
+    }
+}
+
+/// Gives the consumer what a read brought, `None` being a read that took too long. The connection
+/// comes back while the body is not finished.
+fn advance(
+    shared: &Arc<Shared>,
+    mut connection: Box<Connection>,
+    read: Option<std::io::Result<usize>>,
+) -> Option<Box<Connection>> {
+    let mut state = shared.lock();
+    let response = state.response.as_mut()?;
+    let progress = match read {
+        Some(read) => take_in(&mut response.body, &mut connection, read),
+        None => Err(Error::timeout(Stage::Body)),
+    };
+    let finished = finish(&mut response.body, progress);
+    let woken = response.satisfied();
+    let unfinished = state.settle(connection, finished);
+    drop(state);
+    drop(woken);
+    unfinished
+}
+
+/// Decodes what a read brought. True when the body is complete.
+fn take_in(
+    body: &mut Body,
+    connection: &mut Connection,
+    read: std::io::Result<usize>,
+) -> Result<bool> {
+    match read {
+        Ok(1..) => body.decode(&mut connection.buffer),
+        Ok(0) if body.may_end_here() => Ok(true),
+        Ok(0) => Err(connection.explain_end(Stage::Body)),
+        Err(error) => Err(connection.explain(&error, Stage::Body)),
+    }
+}
+
+fn finish(body: &mut Body, progress: Result<bool>) -> bool {
+    match progress {
+        Ok(false) => false,
+        Ok(true) => {
+            body.finish(Ok(()));
+            true
+        }
+        Err(error) => {
+            body.finish(Err(error));
+            true
+        }
+    }
+}
+
+/// Looks after idle connections while there are any: drops what expired or what the server closed.
+async fn sweep(engine: &'static Engine) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if !engine.pool.sweep() {
+            return;
+        }
+    }
+}

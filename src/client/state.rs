@@ -1,0 +1,153 @@
+//! What the Lua thread and the task of an operation share.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use super::Connection;
+use super::body::Body;
+use crate::error::Error;
+use crate::http1::ResponseHead;
+use crate::mailbox::Completion;
+
+/// State of a client behind a lock that is only ever held for moments: one side is nginx.
+#[derive(Debug, Default)]
+pub struct Shared {
+    state: Mutex<State>,
+    /// Tells the reading task that the consumer has taken or wants something.
+    pub changed: Notify,
+}
+
+/// See [`Shared`].
+#[derive(Debug, Default)]
+pub struct State {
+    /// Where the connection is.
+    pub phase: Phase,
+    /// How the last operation ended, until it is asked for.
+    pub outcome: Option<Result<(), Error>>,
+    /// The response that is being read or taken.
+    pub response: Option<Response>,
+    /// The task that has the connection.
+    pub task: Option<AbortHandle>,
+}
+
+/// Where the connection of a client is.
+#[derive(Debug, Default)]
+pub enum Phase {
+    /// There is none.
+    #[default]
+    Closed,
+    /// Here, for the next operation.
+    Idle(Box<Connection>),
+    /// With the task of an operation.
+    Busy,
+}
+
+/// A response whose head has come.
+#[derive(Debug)]
+pub struct Response {
+    /// The head, until Lua takes it.
+    pub head: Option<ResponseHead>,
+    /// The body.
+    pub body: Body,
+    /// Whether the connection may be used again.
+    pub keeps_alive: bool,
+    /// A consumer that waits for part of the body.
+    pub waiter: Option<Waiter>,
+}
+
+/// A light thread that waits for part of a body.
+#[derive(Debug)]
+pub struct Waiter {
+    /// `take(max)` has to be ready; for `None` the whole body.
+    pub until: Until,
+    /// Dropped when that is so.
+    pub completion: Completion,
+}
+
+/// What a waiter waits for.
+#[derive(Debug, Clone, Copy)]
+pub enum Until {
+    /// The next part of at most so many bytes.
+    Part(Option<usize>),
+    /// The end.
+    Whole,
+}
+
+impl Shared {
+    /// Without a connection, but with what is left of a response.
+    pub fn with_response(response: Option<Response>) -> Self {
+        let state = Mutex::new(State {
+            response,
+            ..State::default()
+        });
+        Self {
+            state,
+            changed: Notify::new(),
+        }
+    }
+
+    /// Locks the state.
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends an operation whose task has given up or kept the connection.
+    pub fn conclude(&self, phase: Phase, outcome: Result<(), Error>, completion: Completion) {
+        let mut state = self.lock();
+        state.phase = phase;
+        state.outcome = Some(outcome);
+        drop(state);
+        drop(completion);
+    }
+}
+
+impl Shared {
+    /// Ends an operation that has brought a response. The connection comes back if the body has
+    /// to be read yet.
+    pub fn present(
+        &self,
+        response: Response,
+        connection: Box<Connection>,
+        finished: bool,
+    ) -> Option<Box<Connection>> {
+        let mut state = self.lock();
+        state.outcome = Some(Ok(()));
+        state.response = Some(response);
+        state.settle(connection, finished)
+    }
+}
+
+impl State {
+    /// Puts the connection where it belongs when its response is finished.
+    pub fn settle(
+        &mut self,
+        connection: Box<Connection>,
+        finished: bool,
+    ) -> Option<Box<Connection>> {
+        if !finished {
+            return Some(connection);
+        }
+        self.phase = match &self.response {
+            Some(response) if response.body.is_complete() => Phase::Idle(connection),
+            _ => Phase::Closed,
+        };
+        None
+    }
+}
+
+impl Response {
+    /// The completion of the waiter, if it has what it waits for.
+    pub fn satisfied(&mut self) -> Option<Completion> {
+        let waiter = self.waiter.as_ref()?;
+        let ready = match waiter.until {
+            Until::Part(max) => self.body.is_ready(max),
+            Until::Whole => self.body.is_finished(),
+        };
+        match ready {
+            true => self.waiter.take().map(|waiter| waiter.completion),
+            false => None,
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Writing a request and reading the head of its response.
+
+use std::future::poll_fn;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::connect::within;
+use super::{Connection, Timeouts};
+use crate::error::{Error, Result, Stage};
+use crate::http1::{self, Framing, Limits, ResponseHead};
+
+/// A request in bytes, and how to read its response.
+#[derive(Debug)]
+pub struct Exchange {
+    /// Head and body.
+    pub bytes: Vec<u8>,
+    /// Where in `bytes` the body starts if it waits for a 100 (Continue).
+    pub continue_at: Option<usize>,
+    /// Method in capitals: it decides whether the response has a body.
+    pub method: String,
+    /// Bounds on the response head.
+    pub limits: Limits,
+    /// Bound on the response body in bytes.
+    pub max_body_size: Option<u64>,
+    /// Time-outs.
+    pub timeouts: Timeouts,
+    /// Whether to send it again if its pooled connection turns out to be dead.
+    pub retry_stale: bool,
+}
+
+/// Bytes of a response that are read while the request is still being written.
+const EARLY_LIMIT: usize = 1024 * 1024;
+
+/// RFC 9110, 10.1.1: a client does not wait for a 100 (Continue) for ever. curl waits as long.
+const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+
+/// Interim responses in front of one final response; no server has a use for so many.
+const MAX_INTERIM: usize = 64;
+
+/// An error, and whether the server may have seen the request.
+#[derive(Debug)]
+pub struct Failed {
+    /// What went wrong.
+    pub error: Error,
+    /// No byte of a response came before the connection ended: a pooled connection that the
+    /// server has closed looks like this.
+    pub unanswered: bool,
+}
+
+impl Exchange {
+    /// Writes the request, of which `sent` bytes are written already, and reads the response head.
+    pub async fn run(
+        &self,
+        connection: &mut Connection,
+        sent: usize,
+    ) -> std::result::Result<(ResponseHead, Framing), Failed> {
+        let result = self.write_and_read(connection, sent).await;
+        result.map_err(|error| Failed {
+            unanswered: connection.buffer.is_empty() && error.code() == "closed",
+            error,
+        })
+    }
+
+    async fn write_and_read(
+        &self,
+        connection: &mut Connection,
+        sent: usize,
+    ) -> Result<(ResponseHead, Framing)> {
+        let first_part = self.continue_at.unwrap_or(self.bytes.len());
+        let mut written = self
+            .write(connection, &self.bytes[sent..first_part])
+            .await?;
+        if self.continue_at.is_some() {
+            let waiting = self.read_head(connection, true);
+            match tokio::time::timeout(CONTINUE_WAIT, waiting).await {
+                Ok(Ok(head)) if head.status >= 200 => {
+                    // The server may still take the body that it declined for the next request.
+                    connection.keeps_alive = false;
+                    return self.framed(connection, head);
+                }
+                Ok(Err(error)) => return Err(error),
+                Ok(Ok(_)) | Err(_) => {
+                    written = self.write(connection, &self.bytes[first_part..]).await?;
+                }
+            }
+        }
+        let head = self.read_response(connection).await;
+        match (head, written) {
+            (Ok(head), Written::Whole) => self.framed(connection, head),
+            (Ok(head), Written::Partly) => {
+                connection.keeps_alive = false;
+                self.framed(connection, head)
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Reads the head of the final response.
+    pub async fn read_response(&self, connection: &mut Connection) -> Result<ResponseHead> {
+        self.read_head(connection, false).await
+    }
+
+    /// How the body behind `head` ends, and whether the connection outlives it.
+    pub fn framed(
+        &self,
+        connection: &mut Connection,
+        head: ResponseHead,
+    ) -> Result<(ResponseHead, Framing)> {
+        let framing = Framing::of(&head, &self.method)
+            .map_err(|malformed| Error::malformed(Stage::Response, &malformed))?;
+        // After 101 the connection speaks another protocol (RFC 9110, 15.2.2).
+        if !head.keeps_alive() || framing == Framing::Close || head.status == 101 {
+            connection.keeps_alive = false;
+        }
+        Ok((head, framing))
+    }
+
+    /// The read timeout bounds the whole head, interim responses included, so that a server that
+    /// drips bytes cannot stretch it.
+    async fn read_head(&self, connection: &mut Connection, interim: bool) -> Result<ResponseHead> {
+        let deadline = Instant::now() + self.timeouts.read;
+        for _ in 0..MAX_INTERIM {
+            let head = self.next_head(connection, deadline).await?;
+            let is_final = head.status >= 200 || head.status == 101;
+            if is_final || (interim && head.status == 100) {
+                return Ok(head);
+            }
+        }
+        Err(Error::malformed(
+            Stage::Response,
+            &http1::Malformed::HeadTooLarge {
+                limit: "64 interim responses",
+            },
+        ))
+    }
+
+    async fn next_head(
+        &self,
+        connection: &mut Connection,
+        deadline: Instant,
+    ) -> Result<ResponseHead> {
+        let mut searched = 0;
+        loop {
+            if let Some(end) = http1::find_end(&connection.buffer, searched)
+                && end <= self.limits.head_bytes
+            {
+                let head = http1::parse(&connection.buffer[..end], &self.limits)
+                    .map_err(|malformed| Error::malformed(Stage::Response, &malformed))?;
+                connection.buffer.drain(..end);
+                return Ok(head);
+            }
+            searched = connection.buffer.len();
+            if searched >= self.limits.head_bytes {
+                let limit = "max_header_size";
+                let too_large = http1::Malformed::HeadTooLarge { limit };
+                return Err(Error::malformed(Stage::Response, &too_large));
+            }
+            match tokio::time::timeout_at(deadline, connection.fill()).await {
+                Ok(Ok(1..)) => {}
+                Ok(Ok(0)) => return Err(connection.explain_end(Stage::Response)),
+                Ok(Err(error)) => return Err(connection.explain(&error, Stage::Response)),
+                Err(_) => return Err(Error::timeout(Stage::Response)),
+            }
+        }
+    }
+
+    /// Writes `bytes`, unless the server answers with an error before it has them all.
+    async fn write(&self, connection: &mut Connection, bytes: &[u8]) -> Result<Written> {
+        write(connection, bytes, self.timeouts.send).await
+    }
+}
+
+/// Whether the server has been given the whole request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// All of it.
+    Whole,
+    /// The server answered with an error, or closed, before. What it said can be read.
+    Partly,
+}
+
+/// Writes `bytes` and whatever was buffered before, within `timeout` for each step forward.
+pub async fn write(
+    connection: &mut Connection,
+    bytes: &[u8],
+    timeout: Duration,
+) -> Result<Written> {
+    let mut written = 0;
+    loop {
+        let step = poll_fn(|cx| {
+            // The response has to be read meanwhile: a server that answers before it has read
+            // everything may otherwise never read the rest, and both sides would wait.
+            if connection.buffer.len() < EARLY_LIMIT
+                && let Poll::Ready(Ok(1..)) = connection.poll_fill(cx)
+                && answers_with_error(&connection.buffer)
+            {
+                return Poll::Ready(Ok(Step::Answered));
+            }
+            if written < bytes.len() {
+                let count = match ready!(connection.poll_write(cx, &bytes[written..])) {
+                    Ok(count) => count,
+                    Err(_) => return Poll::Ready(Ok(Step::Answered)),
+                };
+                written += count;
+                return Poll::Ready(Ok(Step::Progress));
+            }
+            match ready!(connection.poll_flush(cx)) {
+                Ok(()) => Poll::Ready(Ok(Step::Done)),
+                // EPIPE and ECONNRESET: the alert or the response that says why may be unread.
+                Err(_) => Poll::Ready(Ok(Step::Answered)),
+            }
+        });
+        match within(timeout, Stage::Send, step).await? {
+            Step::Progress => {}
+            Step::Done => return Ok(Written::Whole),
+            Step::Answered => return Ok(Written::Partly),
+        }
+    }
+}
+
+enum Step {
+    Progress,
+    Done,
+    Answered,
+}
+
+/// Whether a status line of 400 or above has begun (RFC 9112, 9.3.1: stop sending then).
+fn answers_with_error(buffer: &[u8]) -> bool {
+    buffer.starts_with(b"HTTP/1.") && matches!(buffer.get(9), Some(b'4'..))
+}

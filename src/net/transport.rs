@@ -1,0 +1,177 @@
+//! TCP and unix-domain connections under one type.
+
+use std::io::{self, Read as _};
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::error::{Cause, Error, Result, Stage};
+
+/// Where to connect to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// Host name or address, and port.
+    Tcp(String, u16),
+    /// Path of a unix-domain socket.
+    Unix(PathBuf),
+}
+
+/// A connected socket.
+#[derive(Debug)]
+pub enum Transport {
+    /// TCP, without Nagle's delay.
+    Tcp(TcpStream),
+    /// Unix-domain socket.
+    Unix(UnixStream),
+}
+
+/// Connects, trying each address of a name in turn.
+///
+/// # Errors
+///
+/// Why the last address could not be connected to.
+pub async fn connect(endpoint: &Endpoint) -> Result<Transport> {
+    match endpoint {
+        Endpoint::Unix(path) => match UnixStream::connect(path).await {
+            Ok(stream) => Ok(Transport::Unix(stream)),
+            Err(error) => Err(failed(format!("unix:{}", path.display()), &error)),
+        },
+        Endpoint::Tcp(host, port) => {
+            let addresses = super::resolve(host, *port).await?;
+            let mut last = Error::internal("no address was tried");
+            for address in addresses {
+                match tcp(address).await {
+                    Ok(stream) => return Ok(Transport::Tcp(stream)),
+                    Err(error) => last = failed(address.to_string(), &error),
+                }
+            }
+            Err(last)
+        }
+    }
+}
+
+async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    // A request is written in one piece; waiting for more would only delay it.
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn failed(address: String, error: &io::Error) -> Error {
+    let cause = match error.kind() {
+        io::ErrorKind::ConnectionRefused => Cause::ConnectRefused { address },
+        // As ETIMEDOUT: the kernel gave up before our own timeout did.
+        io::ErrorKind::TimedOut => Cause::Timeout,
+        _ => Cause::ConnectFailed {
+            address,
+            reason: error.to_string(),
+        },
+    };
+    Error::new(Stage::Connect, cause)
+}
+
+impl Transport {
+    /// Writes what the socket takes at once, from any thread, without a signal and without waiting.
+    pub fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        // MSG_NOSIGNAL: plain LuaJIT does not ignore SIGPIPE, and this may be its thread.
+        let send = || self.socket().send_with_flags(bytes, libc::MSG_NOSIGNAL);
+        match self {
+            Self::Tcp(stream) => stream.try_io(Interest::WRITABLE, send),
+            Self::Unix(stream) => stream.try_io(Interest::WRITABLE, send),
+        }
+    }
+
+    /// Whether nothing can be read: no data, no end, no error. Looks at the socket itself.
+    pub fn is_quiet(&self) -> bool {
+        is_quiet(self.peek())
+    }
+
+    /// The same, from what the runtime has been told: costs no system call for a silent socket.
+    pub fn seems_quiet(&self) -> bool {
+        is_quiet(match self {
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, || self.peek()),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, || self.peek()),
+        })
+    }
+
+    /// Reads what is there at once, from any thread, without waiting.
+    pub fn read_now(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        // The socket is non-blocking, and what the runtime believes about it may be out of date.
+        (&*self.socket()).read(bytes)
+    }
+
+    fn peek(&self) -> io::Result<usize> {
+        let mut byte = [MaybeUninit::uninit(); 1];
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        self.socket().recv_with_flags(&mut byte, flags)
+    }
+
+    fn socket(&self) -> SockRef<'_> {
+        match self {
+            Self::Tcp(stream) => SockRef::from(stream),
+            Self::Unix(stream) => SockRef::from(stream),
+        }
+    }
+}
+
+fn is_quiet(peeked: io::Result<usize>) -> bool {
+    matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
