@@ -1,0 +1,10 @@
+std = "ngx_lua"
+max_line_length = 100
+
+files["spec"] = { std = "+busted" }
+
+-- These run in luajit, outside of nginx.
+files["tools"] = { std = "luajit" }
+files["spec/support"] = { std = "+luajit" }
+files["rockspec"] = { std = "rockspec" }
+files[".luacheckrc"] = { std = "luacheckrc" }

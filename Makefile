@@ -1,0 +1,40 @@
+# What to type. The work itself is done by the scripts in tools/.
+#
+#   make demo      one mTLS request from an nginx plugin, end to end
+#   make test      every check there is; the last line counts them
+#   make install LUA_LIB_DIR=/usr/local/openresty/lualib
+
+# A shell that is not a login shell does not have cargo's own folder in its path.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+LIBRARY := target/release/libresty_mtls_native.so
+BUILT   := build/lualib/resty/mtls/native.so
+
+.PHONY: all deps build test lint demo install clean
+
+all: build
+
+deps:
+	@tools/install-deps
+
+build:
+	cargo build --release --locked
+	@tools/put-file $(LIBRARY) $(BUILT) 755
+
+test:
+	@tools/test
+
+lint:
+	cargo fmt --check
+	cargo clippy --release --locked --all-targets -- -D warnings
+	tools/lint-lua
+
+demo: deps build
+	@luajit tools/demo.lua
+
+# LUA_CLIB_DIR differs only for luarocks, which keeps native modules apart.
+install:
+	@tools/install $(BUILT) "$(LUA_LIB_DIR)" "$(LUA_CLIB_DIR)"
+
+clean:
+	rm -rf build target

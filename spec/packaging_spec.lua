@@ -1,0 +1,95 @@
+local fs = require("spec.support.fs")
+local lfs = require("lfs")
+local process = require("spec.support.process")
+
+local ROCKSPEC = "rockspec/lua-resty-mtls-scm-1.rockspec"
+
+-- Requires the module with nothing else in the path, and tells where both parts came from.
+local PROBE = [[
+    local http = require("resty.mtls.http")
+    assert(http.new())
+    print((assert(package.searchpath("resty.mtls.http", package.path))))
+    print((assert(package.searchpath("resty.mtls.native", package.cpath))))
+]]
+
+
+local function probe(lua_path, lua_cpath)
+    local chunk = fs.temp_dir("probe") .. "/probe.lua"
+    fs.write(chunk, PROBE)
+    return process.run({ "luajit", chunk }, {
+        cwd = "/", env = { LUA_PATH = lua_path, LUA_CPATH = lua_cpath },
+    })
+end
+
+
+local function inodes(dir, found)
+    found = found or {}
+    for name in lfs.dir(dir) do
+        local path = dir .. "/" .. name
+        local attributes = lfs.attributes(path)
+        if attributes.mode == "file" then
+            found[path] = attributes.ino
+        elseif name ~= "." and name ~= ".." then
+            inodes(path, found)
+        end
+    end
+    return found
+end
+
+
+describe("make install", function()
+    local dir
+
+    local function install()
+        return process.run({ "make", "install", "LUA_LIB_DIR=" .. dir }, { cwd = fs.repo })
+    end
+
+    before_each(function()
+        dir = fs.temp_dir("lualib")
+    end)
+
+    it("puts what a gateway needs into one folder", function()
+        local result = install()
+        assert.equals(0, result.code, result.stderr)
+        result = probe(dir .. "/?.lua", dir .. "/?.so")
+        assert.equals(0, result.code, result.stderr)
+        assert.equals(dir .. "/resty/mtls/http.lua\n" .. dir .. "/resty/mtls/native.so\n",
+                      result.stdout)
+    end)
+
+    it("may be repeated, and replaces files instead of writing into them", function()
+        install()
+        local before = inodes(dir)
+        assert.equals(0, install().code)
+        local after = inodes(dir)
+        for path, inode in pairs(before) do
+            assert.is_number(after[path])
+            assert.not_equals(inode, after[path], path .. " was written in place")
+        end
+        for path in pairs(after) do
+            assert.is_number(before[path], path .. " was left over")
+        end
+    end)
+
+    it("asks for the folder if it is not told", function()
+        local result = process.run({ "make", "install" }, { cwd = fs.repo })
+        assert.not_equals(0, result.code)
+        assert.matches("LUA_LIB_DIR=", result.stderr)
+    end)
+end)
+
+
+describe("luarocks make", function()
+    it("builds and installs into a tree that require works from", function()
+        local tree = fs.temp_dir("rocks")
+        -- The library has been built by now, so that cargo has nothing left to do.
+        local result = process.run(
+            { "luarocks", "--lua-version", "5.1", "--tree", tree, "make", ROCKSPEC },
+            { cwd = fs.repo, timeout = 300 })
+        assert.equals(0, result.code, result.stdout .. result.stderr)
+
+        result = probe(tree .. "/share/lua/5.1/?.lua", tree .. "/lib/lua/5.1/?.so")
+        assert.equals(0, result.code, result.stderr)
+        assert.matches(tree, result.stdout, 1, true)
+    end)
+end)
