@@ -3,6 +3,7 @@
 #   make demo      one mTLS request from an nginx plugin, end to end
 #   make test      every check there is; the last line counts them
 #   make install LUA_LIB_DIR=/usr/local/openresty/lualib
+#   make install-dropin LUA_LIB_DIR=…   and require("resty.http") is this library
 
 # A shell that is not a login shell does not have cargo's own folder in its path.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -10,7 +11,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 LIBRARY := target/release/libresty_mtls_native.so
 BUILT   := build/lualib/resty/mtls/native.so
 
-.PHONY: all deps build test lint demo install clean
+.PHONY: all deps build test lint demo install install-dropin clean
 
 all: build
 
@@ -35,6 +36,10 @@ demo: deps build
 # LUA_CLIB_DIR differs only for luarocks, which keeps native modules apart.
 install:
 	@tools/install $(BUILT) "$(LUA_LIB_DIR)" "$(LUA_CLIB_DIR)"
+
+# On top of `install`: makes require("resty.http") this library, for all that uses LUA_LIB_DIR.
+install-dropin:
+	@tools/install-dropin "$(LUA_LIB_DIR)"
 
 clean:
 	rm -rf build target

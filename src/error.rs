@@ -31,6 +31,8 @@ pub enum Stage {
     Resolve,
     /// The TCP or unix-socket connection.
     Connect,
+    /// The tunnel through a proxy.
+    Proxy,
     /// The TLS handshake.
     Tls,
     /// Writing the request.
@@ -73,6 +75,10 @@ pub enum Cause {
         address: String,
         reason: String,
     },
+    ProxyRefused {
+        status: u16,
+    },
+    TooManyWaiting,
     /// The stage says which time ran out.
     Timeout,
     Closed,
@@ -163,6 +169,7 @@ impl Error {
             Stage::Options => "options",
             Stage::Resolve => "resolve",
             Stage::Connect => "connect",
+            Stage::Proxy => "proxy",
             Stage::Tls => "tls",
             Stage::Send => "send",
             Stage::Response => "response",
@@ -198,8 +205,12 @@ impl Cause {
             Self::DnsFailed { .. } => "dns_failed",
             Self::ConnectRefused { .. } => "connect_refused",
             Self::ConnectFailed { .. } => "connect_failed",
+            Self::ProxyRefused { .. } => "proxy_refused",
+            Self::TooManyWaiting => "too_many_waiting",
             Self::Timeout => match stage {
-                Stage::Options | Stage::Resolve | Stage::Connect => "connect_timeout",
+                Stage::Options | Stage::Resolve | Stage::Connect | Stage::Proxy => {
+                    "connect_timeout"
+                }
                 Stage::Tls => "tls_timeout",
                 Stage::Send => "send_timeout",
                 Stage::Response | Stage::Body => "read_timeout",
@@ -253,8 +264,17 @@ impl Cause {
             Self::ConnectFailed { .. } => {
                 "check the route to the server, firewalls, and the limit of open files".into()
             }
+            Self::ProxyRefused { status: 407 } => "the proxy wants credentials: set \
+                 https_proxy_authorization in the proxy options"
+                .into(),
+            Self::ProxyRefused { .. } => {
+                "the proxy does not let us connect to this host and port: see its log".into()
+            }
+            Self::TooManyWaiting => "raise pool_size or backlog, or send fewer requests at a time \
+                 to this destination"
+                .into(),
             Self::Timeout => match stage {
-                Stage::Options | Stage::Resolve | Stage::Connect => {
+                Stage::Options | Stage::Resolve | Stage::Connect | Stage::Proxy => {
                     "no connection within the connect timeout: check host, port and firewalls, or \
                      raise it with set_timeouts"
                 }
@@ -352,6 +372,10 @@ impl fmt::Display for Error {
             Cause::ConnectFailed { address, reason } => {
                 write!(f, "failed to connect to {address}: {reason}")
             }
+            Cause::ProxyRefused { status } => {
+                write!(f, "failed to establish a tunnel through a proxy: {status}")
+            }
+            Cause::TooManyWaiting => f.write_str("too many waiting connect operations"),
             Cause::Timeout => f.write_str("timeout"),
             Cause::Closed => f.write_str("closed"),
             Cause::ServerCertificateUntrusted { reason } => write!(

@@ -14,8 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use tokio::runtime::{Builder, Handle};
 use tokio::task::AbortHandle;
 
-use crate::client::ConnectionPool;
+use crate::client::{ConnectionPool, Gates};
 use crate::error::{Error, Result};
+use crate::net::Resolver;
 use crate::stats::Stats;
 use crate::tls::ProfileCache;
 
@@ -25,6 +26,10 @@ pub struct Engine {
     handle: Handle,
     /// Idle connections.
     pub pool: ConnectionPool,
+    /// Bounds on the connections in use.
+    pub gates: Gates,
+    /// Names looked up.
+    pub resolver: Resolver,
     /// TLS profiles by their options.
     pub profiles: ProfileCache,
     /// Counters.
@@ -77,6 +82,8 @@ impl Engine {
         let engine: &'static Self = Box::leak(Box::new(Self {
             handle: runtime.handle().clone(),
             pool: ConnectionPool::default(),
+            gates: Gates::default(),
+            resolver: Resolver::default(),
             profiles: ProfileCache::default(),
             stats: Stats::default(),
             warned_unverified: AtomicBool::new(false),

@@ -33,6 +33,7 @@ local _M = {}
 ---@class PeerTls
 ---@field cert string? identity of the PKI, "server" unless given
 ---@field client_ca string? demand a client certificate of this CA, refuse others with an alert
+---@field optional boolean? ask for the client certificate and do without one
 ---@field version "1.2"|"1.3"|nil allow this one alone
 
 ---@class Peer
@@ -115,6 +116,13 @@ function _M.sleep(seconds)
 end
 
 
+--- Says "waits" in the events and does nothing until the spec calls `server:resume()`. Counted for
+--- the whole peer: the second call ends the second pause.
+function _M.pause()
+    return { action = "pause" }
+end
+
+
 --- Closes in an orderly way; with TLS, with close_notify.
 function _M.close()
     return { action = "close" }
@@ -161,7 +169,7 @@ function _M.tls_context(tls)
     end
     if tls.client_ca then
         context.cafile = certs.path(tls.client_ca .. ".crt")
-        context.verify = { "peer", "fail_if_no_peer_cert" }
+        context.verify = { "peer", not tls.optional and "fail_if_no_peer_cert" or nil }
     end
     return context
 end
@@ -200,6 +208,13 @@ function Peer:wait_for_event(pattern, timeout)
     return process.wait_until("the peer says " .. pattern, function()
         return self:events():match(pattern)
     end, timeout)
+end
+
+
+--- Ends the next pause, also one that has not begun.
+function Peer:resume()
+    self.resumed = (self.resumed or 0) + 1
+    fs.write(self.dir .. "/resume-" .. self.resumed, "")
 end
 
 

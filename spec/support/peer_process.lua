@@ -15,6 +15,7 @@ local SOL_SOCKET, SO_LINGER, SHUT_WR, SHUT_RDWR = 1, 13, 1, 2
 local readers, writers, sleepers = {}, {}, {}
 
 local plan = cjson.decode(fs.read(arg[1]))
+local pauses = 0
 
 
 local function report(connection, event)
@@ -127,6 +128,16 @@ end
 
 function actions.sleep(_, step)
     sleep(step.value)
+end
+
+
+function actions.pause(connection)
+    pauses = pauses + 1
+    local path = plan.dir .. "/resume-" .. pauses
+    report(connection, "waits")
+    while not fs.exists(path) do
+        sleep(0.005)
+    end
 end
 
 

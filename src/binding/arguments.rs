@@ -1,6 +1,6 @@
 //! Request parameters: from a Lua table to bytes and a typed [`Exchange`].
 
-use mlua::{FromLua, Lua, Table, Value};
+use mlua::{BorrowedBytes, FromLua, Lua, Table, Value};
 
 use crate::client::{Exchange, Timeouts};
 use crate::error::{Error, Result};
@@ -9,12 +9,14 @@ use crate::http1::{HeaderList, Limits, RequestHead, RequestTarget};
 /// What the client adds to a request of its own.
 pub struct Defaults<'a> {
     /// `Host`, where the destination has a name.
-    pub host: Option<&'a str>,
+    pub host: Option<String>,
     /// `User-Agent`.
     pub user_agent: &'a [u8],
-    /// `http://host:port`, for a plain-text proxy.
-    pub path_prefix: &'a str,
-    /// `Proxy-Authorization`, for a plain-text proxy.
+    /// `traceparent` of the request that is being served (W3C Trace Context).
+    pub traceparent: Option<BorrowedBytes>,
+    /// `http://host:port`, for a proxy that passes requests on.
+    pub path_prefix: String,
+    /// `Proxy-Authorization`, for a proxy that passes requests on.
     pub proxy_authorization: Option<&'a [u8]>,
     /// Time-outs.
     pub timeouts: Timeouts,
@@ -37,12 +39,15 @@ pub fn exchange(lua: &Lua, params: &Table, defaults: &Defaults<'_>) -> Result<Ex
         Value::Boolean(false) => None,
         _ => Some(defaults.user_agent),
     };
-    let headers = headers(lua, get(params, "headers")?)?;
+    let mut headers = headers(lua, get(params, "headers")?)?;
+    if let Some(traceparent) = &defaults.traceparent {
+        headers.set_default("traceparent", traceparent);
+    }
     let expects_continue = headers.expects_continue();
     let head = RequestHead {
         method: &method,
         target: RequestTarget {
-            prefix: defaults.path_prefix,
+            prefix: &defaults.path_prefix,
             path: &path,
             query: &query,
         },
@@ -53,7 +58,7 @@ pub fn exchange(lua: &Lua, params: &Table, defaults: &Defaults<'_>) -> Result<Ex
             Body::Bytes(bytes) => Some(bytes.len()),
         },
         body_is_iterator: matches!(body, Body::Iterator),
-        host: defaults.host,
+        host: defaults.host.as_deref(),
         user_agent,
         proxy_authorization: defaults.proxy_authorization,
     };
@@ -63,8 +68,9 @@ pub fn exchange(lua: &Lua, params: &Table, defaults: &Defaults<'_>) -> Result<Ex
     if let Body::Bytes(bytes) = &body {
         wire.extend_from_slice(bytes);
     }
+    let waits = expects_continue && (wire.len() > head_length || matches!(body, Body::Iterator));
     Ok(Exchange {
-        continue_at: (expects_continue && wire.len() > head_length).then_some(head_length),
+        continue_at: waits.then_some(head_length),
         // RFC 9110, 9.2.2: what is sent twice must mean the same as what is sent once.
         retry_stale: is_idempotent(&method) && boolean(params, "retry_stale")?.unwrap_or(true),
         bytes: wire,

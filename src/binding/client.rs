@@ -1,26 +1,50 @@
 //! A client in Lua's hands: what `lua/resty/mtls/http.lua` calls `self.client`.
 
 use std::mem::ManuallyDrop;
-use std::time::Duration;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use mlua::{IntoLua, Lua, Table, UserData, UserDataMethods, UserDataRef, UserDataRefMut, Value};
+use mlua::{
+    IntoLua, IntoLuaMulti, Lua, LuaString, Table, UserData, UserDataMethods, UserDataRef,
+    UserDataRefMut, Value,
+};
 
 use super::DestinationHandle;
 use super::arguments::{self, Defaults};
 use super::mailbox::MailboxHandle;
 use super::reply::{Reply, guarded};
-use crate::client::{Client, Destination, Released, Taken, Timeouts, Until};
-use crate::error::Result;
-use crate::http1::{Header, normalised_eq};
-use crate::mailbox::OperationId;
+use crate::client::{
+    Client, Destination, Exchange, GateOptions, Released, Route, Summary, Taken, Timeouts, Until,
+};
+use crate::error::{Error, Result};
+use crate::http1::{Framing, Header, normalised_eq};
+use crate::mailbox::{Completion, OperationId};
 use crate::runtime::Engine;
 
 /// A client that starts afresh in a forked child.
-#[derive(Default)]
 pub struct ClientHandle {
     client: Option<ManuallyDrop<Client>>,
-    /// `Host` of the destination.
-    host: Option<String>,
+    destination: Option<Arc<Destination>>,
+    timeouts: Timeouts,
+}
+
+/// As lua_socket_connect_timeout and its siblings in ngx_lua.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+
+impl Default for ClientHandle {
+    fn default() -> Self {
+        Self {
+            client: None,
+            destination: None,
+            timeouts: Timeouts {
+                connect: DEFAULT_TIMEOUT,
+                send: DEFAULT_TIMEOUT,
+                read: DEFAULT_TIMEOUT,
+                deadline: None,
+            },
+        }
+    }
 }
 
 impl ClientHandle {
@@ -37,8 +61,37 @@ impl ClientHandle {
         }
     }
 
-    fn head_for(&mut self, destination: &Destination) {
-        self.host = destination.host_header();
+    /// Begins an operation: `id` is going to be completed in `mailbox`, whatever comes of it.
+    fn begin(
+        &mut self,
+        mailbox: &mut MailboxHandle,
+        id: OperationId,
+        operation: impl FnOnce(&mut Client, Timeouts, Completion) -> Result<()>,
+    ) -> Result<bool> {
+        let timeouts = self.timeouts;
+        let client = self.current()?;
+        operation(client, timeouts, mailbox.submit(id)?)?;
+        Ok(true)
+    }
+
+    fn exchange(
+        &self,
+        lua: &Lua,
+        params: &Table,
+        user_agent: &LuaString,
+        traceparent: Option<&LuaString>,
+    ) -> Result<Exchange> {
+        let destination = self.destination.as_deref();
+        let path_prefix = destination.and_then(Destination::path_prefix);
+        let defaults = Defaults {
+            host: destination.and_then(Destination::host_header),
+            user_agent: &user_agent.as_bytes(),
+            traceparent: traceparent.map(LuaString::as_bytes),
+            path_prefix: path_prefix.unwrap_or_default(),
+            proxy_authorization: destination.and_then(Destination::proxy_authorization),
+            timeouts: self.timeouts,
+        };
+        arguments::exchange(lua, params, &defaults)
     }
 }
 
@@ -54,142 +107,187 @@ impl Drop for ClientHandle {
 
 type Mailbox = UserDataRefMut<MailboxHandle>;
 
-/// connect, send and read time-outs in milliseconds
-type Milliseconds = (u64, u64, u64);
-
-fn timeouts((connect, send, read): Milliseconds) -> Timeouts {
-    Timeouts {
-        connect: Duration::from_millis(connect),
-        send: Duration::from_millis(send),
-        read: Duration::from_millis(read),
-    }
-}
-
 impl UserData for ClientHandle {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        add_operations(methods);
+        add_settings(methods);
+        add_connecting(methods);
+        add_exchanging(methods);
         add_results(methods);
         add_connection(methods);
     }
 }
 
-/// Operations: each takes a mailbox and the number under which it is going to be completed there.
-fn add_operations<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
-    // connect(mailbox, id, destination, connect, send, read) -> true
+fn add_settings<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
+    // set_timeouts(connect, send, read): milliseconds
     methods.add_method_mut(
-        "connect",
+        "set_timeouts",
+        |_, this, (connect, send, read): (u64, u64, u64)| {
+            this.timeouts.connect = Duration::from_millis(connect);
+            this.timeouts.send = Duration::from_millis(send);
+            this.timeouts.read = Duration::from_millis(read);
+            Ok(())
+        },
+    );
+    // set_deadline(milliseconds from now, or nil for none)
+    methods.add_method_mut("set_deadline", |_, this, time: Option<u64>| {
+        let after = |time| Instant::now().checked_add(Duration::from_millis(time));
+        this.timeouts.deadline = time.and_then(after);
+        Ok(())
+    });
+}
+
+type ConnectArguments = (
+    Mailbox,
+    OperationId,
+    UserDataRef<DestinationHandle>,
+    Option<Vec<String>>,
+    u64,
+    Option<usize>,
+    Option<usize>,
+);
+
+/// Operations that bring a connection. Like all operations they take a mailbox and the number under
+/// which they are going to be completed there, and return true.
+fn add_connecting<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
+    // connect(mailbox, id, destination, addresses or nil, milliseconds to remember a name, ...)
+    // With the last two, a size and a backlog, the number of connections in use is bounded.
+    methods.add_method_mut("connect", |_, this, arguments: ConnectArguments| {
+        let (mut mailbox, id, destination, addresses, remember, size, backlog) = arguments;
+        Ok(guarded(|| {
+            let route = Route {
+                destination: destination.0.clone(),
+                addresses: parse_addresses(&addresses.unwrap_or_default())?,
+                remember_names: Duration::from_millis(remember),
+            };
+            let gate = size
+                .zip(backlog)
+                .map(|(size, backlog)| GateOptions { size, backlog });
+            this.destination = Some(destination.0.clone());
+            this.begin(&mut mailbox, id, |client, timeouts, completion| {
+                client.connect(route, gate, timeouts, completion);
+                Ok(())
+            })
+        }))
+    });
+    // handshake(mailbox, id, destination)
+    methods.add_method_mut(
+        "handshake",
         |_,
          this,
-         (mut mailbox, id, destination, connect, send, read): (
+         (mut mailbox, id, destination): (
             Mailbox,
             OperationId,
             UserDataRef<DestinationHandle>,
-            u64,
-            u64,
-            u64,
         )| {
             Ok(guarded(|| {
-                this.head_for(&destination.0);
-                let completion = mailbox.submit(id)?;
-                let timeouts = timeouts((connect, send, read));
-                this.current()?
-                    .connect(destination.0.clone(), timeouts, completion);
-                Ok(true)
+                this.destination = Some(destination.0.clone());
+                this.begin(&mut mailbox, id, |client, timeouts, completion| {
+                    client.handshake(destination.0.clone(), timeouts, completion)
+                })
             }))
         },
     );
-    // request(mailbox, id, params, user_agent, connect, send, read) -> true
+}
+
+fn parse_addresses(addresses: &[String]) -> Result<Arc<[IpAddr]>> {
+    let parse = |address: &String| {
+        crate::net::literal(address).ok_or_else(|| {
+            Error::bad_argument(format!(
+                "the resolver gave '{address}', which is no IP address"
+            ))
+        })
+    };
+    addresses.iter().map(parse).collect()
+}
+
+type RequestArguments = (Mailbox, OperationId, Table, LuaString, Option<LuaString>);
+
+/// Operations that send requests, read responses, and wait for bodies.
+fn add_exchanging<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
+    // request(mailbox, id, params, user_agent, traceparent or nil)
+    methods.add_method_mut("request", |lua, this, arguments: RequestArguments| {
+        let (mut mailbox, id, params, user_agent, traceparent) = arguments;
+        Ok(guarded(|| {
+            let exchange = this.exchange(lua, &params, &user_agent, traceparent.as_ref())?;
+            this.begin(&mut mailbox, id, |client, _, completion| {
+                client.request(exchange, completion)
+            })
+        }))
+    });
+    // send_request(mailbox, id, params, user_agent, traceparent or nil)
+    //     -> true, whether the body has to wait for await_continue
+    methods.add_method_mut("send_request", |lua, this, arguments: RequestArguments| {
+        let (mut mailbox, id, params, user_agent, traceparent) = arguments;
+        Ok(guarded(|| {
+            let exchange = this.exchange(lua, &params, &user_agent, traceparent.as_ref())?;
+            let mut bytes = exchange.bytes;
+            if let Some(head) = exchange.continue_at {
+                bytes.truncate(head);
+            }
+            this.begin(&mut mailbox, id, |client, timeouts, completion| {
+                client.count_request();
+                client.send(bytes, timeouts, completion)
+            })?;
+            Ok((true, exchange.continue_at.is_some()))
+        }))
+    });
+    // send(mailbox, id, bytes)
     methods.add_method_mut(
-        "request",
-        |lua,
-         this,
-         (mut mailbox, id, params, user_agent, connect, send, read): (
-            Mailbox,
-            OperationId,
-            Table,
-            mlua::LuaString,
-            u64,
-            u64,
-            u64,
-        )| {
+        "send",
+        |_, this, (mut mailbox, id, bytes): (Mailbox, OperationId, LuaString)| {
             Ok(guarded(|| {
-                let defaults = Defaults {
-                    host: this.host.as_deref(),
-                    user_agent: &user_agent.as_bytes(),
-                    path_prefix: "",
-                    proxy_authorization: None,
-                    timeouts: timeouts((connect, send, read)),
-                };
-                let exchange = arguments::exchange(lua, &params, &defaults)?;
-                let client = this.current()?;
-                let completion = mailbox.submit(id)?;
-                client.request(exchange, completion)?;
-                Ok(true)
+                let bytes = bytes.as_bytes().to_vec();
+                this.begin(&mut mailbox, id, |client, timeouts, completion| {
+                    client.send(bytes, timeouts, completion)
+                })
             }))
         },
     );
-    // send_request(mailbox, id, params, user_agent, send) -> true: the head, and a body of bytes
+    // await_continue(mailbox, id, params)
     methods.add_method_mut(
-        "send_request",
-        |lua,
-         this,
-         (mut mailbox, id, params, user_agent, send): (
-            Mailbox,
-            OperationId,
-            Table,
-            mlua::LuaString,
-            u64,
-        )| {
+        "await_continue",
+        |lua, this, (mut mailbox, id, params): (Mailbox, OperationId, Table)| {
             Ok(guarded(|| {
-                let timeouts = timeouts((send, send, send));
-                let defaults = Defaults {
-                    host: this.host.as_deref(),
-                    user_agent: &user_agent.as_bytes(),
-                    path_prefix: "",
-                    proxy_authorization: None,
-                    timeouts,
-                };
-                let exchange = arguments::exchange(lua, &params, &defaults)?;
-                let client = this.current()?;
-                let completion = mailbox.submit(id)?;
-                client.send(exchange.bytes, timeouts.send, completion)?;
-                Ok(true)
+                let exchange = arguments::response(lua, &params, this.timeouts)?;
+                this.begin(&mut mailbox, id, |client, _, completion| {
+                    client.await_continue(exchange, completion)
+                })
             }))
         },
     );
-    // receive(mailbox, id, params, read) -> true
+    // receive(mailbox, id, params)
     methods.add_method_mut(
         "receive",
-        |lua, this, (mut mailbox, id, params, read): (Mailbox, OperationId, Table, u64)| {
+        |lua, this, (mut mailbox, id, params): (Mailbox, OperationId, Table)| {
             Ok(guarded(|| {
-                let timeouts = timeouts((read, read, read));
-                let exchange = arguments::response(lua, &params, timeouts)?;
-                let client = this.current()?;
-                let completion = mailbox.submit(id)?;
-                client.receive(exchange, completion)?;
-                Ok(true)
+                let exchange = arguments::response(lua, &params, this.timeouts)?;
+                this.begin(&mut mailbox, id, |client, _, completion| {
+                    client.receive(exchange, completion)
+                })
             }))
         },
     );
-    // await_part(mailbox, id, max or nil) -> true
+    // await_part(mailbox, id, max or nil)
     methods.add_method_mut(
         "await_part",
         |_, this, (mut mailbox, id, max): (Mailbox, OperationId, Option<usize>)| {
             Ok(guarded(|| {
-                let completion = mailbox.submit(id)?;
-                this.current()?.await_body(Until::Part(max), completion);
-                Ok(true)
+                this.begin(&mut mailbox, id, |client, _, completion| {
+                    client.await_body(Until::Part(max), completion);
+                    Ok(())
+                })
             }))
         },
     );
-    // await_whole(mailbox, id) -> true
+    // await_whole(mailbox, id)
     methods.add_method_mut(
         "await_whole",
         |_, this, (mut mailbox, id): (Mailbox, OperationId)| {
             Ok(guarded(|| {
-                let completion = mailbox.submit(id)?;
-                this.current()?.await_body(Until::Whole, completion);
-                Ok(true)
+                this.begin(&mut mailbox, id, |client, _, completion| {
+                    client.await_body(Until::Whole, completion);
+                    Ok(())
+                })
             }))
         },
     );
@@ -201,20 +299,34 @@ fn add_results<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
     methods.add_method_mut("outcome", |_, this, ()| {
         Ok(guarded(|| this.current()?.outcome().map(|()| true)))
     });
-    // response() -> status, reason, headers, whether the connection can be kept
+    // response() -> status, reason, headers, whether it has a body, whether that is chunked,
+    //     whether the connection can be kept; status is false if the operation brought no response
     methods.add_method_mut("response", |lua, this, ()| {
-        let head = guarded(|| {
+        let summary = guarded(|| {
             let client = this.current()?;
             client.outcome()?;
-            client
-                .take_head()
-                .ok_or_else(|| crate::error::Error::internal("the response was taken already"))
+            Ok(client.take_head())
         });
-        Ok(Reply(match head.0 {
-            Ok((head, keeps_alive)) => {
+        Ok(Reply(match summary.0 {
+            Ok(Some(Summary {
+                head,
+                framing,
+                keeps_alive,
+            })) => {
                 let headers = header_table(lua, &head.headers)?;
-                Ok((head.status, head.reason, headers, keeps_alive))
+                let has_body = framing != Framing::None;
+                let chunked = framing == Framing::Chunked;
+                let values = (
+                    head.status,
+                    head.reason,
+                    headers,
+                    has_body,
+                    chunked,
+                    keeps_alive,
+                );
+                Ok(values.into_lua_multi(lua)?)
             }
+            Ok(None) => Ok(false.into_lua_multi(lua)?),
             Err(error) => Err(error),
         }))
     });
@@ -252,7 +364,7 @@ fn add_connection<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
         "check_out",
         |_, this, destination: UserDataRef<DestinationHandle>| {
             Ok(guarded(|| {
-                this.head_for(&destination.0);
+                this.destination = Some(destination.0.clone());
                 Ok(this.current()?.check_out(&destination.0))
             }))
         },

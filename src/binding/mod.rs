@@ -12,16 +12,14 @@ mod reply;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use mlua::{Lua, Table, UserData, UserDataRef};
+use mlua::{Lua, Table, UserData};
 
 use self::client::ClientHandle;
 use self::mailbox::MailboxHandle;
 use self::reply::{Reply, guarded};
-use crate::client::{Destination, TlsTarget};
-use crate::error::Result;
-use crate::net::Endpoint;
+use crate::client::Destination;
 use crate::runtime::Engine;
-use crate::tls::{self, Profile};
+use crate::tls::Profile;
 
 /// A TLS profile in Lua's hands.
 struct ProfileHandle(Arc<Profile>);
@@ -48,6 +46,7 @@ pub fn module(lua: &Lua) -> mlua::Result<Table> {
     module.set("profile", lua.create_function(profile)?)?;
     module.set("destination", lua.create_function(destination)?)?;
     module.set("stats", lua.create_function(stats)?)?;
+    module.set("in_network", lua.create_function(in_network)?)?;
     module.set("warn_unverified", lua.create_function(warn_unverified)?)?;
     Ok(module)
 }
@@ -60,50 +59,15 @@ fn profile(_: &Lua, options: Table) -> mlua::Result<Reply<ProfileHandle>> {
     }))
 }
 
-type DestinationArguments = (
-    Option<UserDataRef<ProfileHandle>>,
-    String,
-    Option<u16>,
-    Option<String>,
-    Option<String>,
-);
-
-/// `destination(profile or nil, host, port or nil, server_name or nil, pool or nil) -> destination`.
-/// Without a profile the scheme is http; without a port the host is a unix socket's path.
-fn destination(
-    _: &Lua,
-    (profile, host, port, server_name, pool): DestinationArguments,
-) -> mlua::Result<Reply<DestinationHandle>> {
+/// `destination{profile, host, port, server_name, pool, proxy} -> destination`
+///
+/// Without a profile the scheme is http; without a port the host is a unix socket's path. `proxy` is
+/// `{profile, host, port, authorization, tunnels}`, its profile for a proxy that speaks TLS.
+fn destination(_: &Lua, given: Table) -> mlua::Result<Reply<DestinationHandle>> {
     Ok(guarded(|| {
-        let endpoint = match port {
-            Some(port) => Endpoint::Tcp(host, port),
-            None => Endpoint::Unix(host.into()),
-        };
-        let tls = match profile {
-            None => None,
-            Some(profile) => Some(tls_target(&profile.0, &endpoint, server_name.as_deref())?),
-        };
-        Ok(DestinationHandle(Arc::new(Destination {
-            endpoint,
-            tls,
-            pool,
-        })))
+        let destination = options::destination(&given)?;
+        Ok(DestinationHandle(Arc::new(destination)))
     }))
-}
-
-fn tls_target(
-    profile: &Arc<Profile>,
-    endpoint: &Endpoint,
-    server_name: Option<&str>,
-) -> Result<TlsTarget> {
-    let host = match endpoint {
-        Endpoint::Tcp(host, _) => Some(host.as_str()),
-        Endpoint::Unix(_) => None,
-    };
-    Ok(TlsTarget {
-        profile: profile.clone(),
-        server_name: tls::server_name(server_name.or(host), profile.verifies())?,
-    })
 }
 
 /// `stats() -> {name = number}`
@@ -126,4 +90,9 @@ fn warn_unverified(_: &Lua, (): ()) -> mlua::Result<Reply<bool>> {
         let warned = &Engine::current()?.warned_unverified;
         Ok(!warned.swap(true, Ordering::Relaxed))
     }))
+}
+
+/// `in_network(host, network) -> boolean`: whether an address is in a network such as 10.0.0.0/8.
+fn in_network(_: &Lua, (host, network): (String, String)) -> mlua::Result<bool> {
+    Ok(crate::net::in_network(&host, &network))
 }

@@ -1,12 +1,15 @@
-//! Connect options about TLS: from a Lua table to a typed profile, once, with every conflict named.
+//! Connect options: from Lua tables to typed values, once, with every conflict named.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mlua::{Table, Value};
+use mlua::{FromLua, Table, UserDataRef, Value};
 
+use super::ProfileHandle;
+use crate::client::{Destination, Proxy, TlsTarget};
 use crate::error::{Error, Result};
-use crate::tls::{IdentitySource, ProfileOptions, Source, TrustSource};
+use crate::net::Endpoint;
+use crate::tls::{self, IdentitySource, ProfileOptions, Source, TrustSource};
 
 /// The TLS profile that `options` ask for.
 pub fn profile(options: &Table) -> Result<ProfileOptions> {
@@ -16,6 +19,67 @@ pub fn profile(options: &Table) -> Result<ProfileOptions> {
         // As in resty.http: only an explicit false turns verification off.
         verify: !matches!(get(options, "ssl_verify")?, Value::Boolean(false)),
     })
+}
+
+/// The destination that `given` describes. Where it comes from, `lua/resty/mtls/destination.lua`,
+/// the options of the caller have been told apart.
+pub fn destination(given: &Table) -> Result<Destination> {
+    let endpoint = endpoint(given)?;
+    let server_name: Option<String> = field(given, "server_name")?;
+    let tls = tls_target(given, &endpoint, server_name.as_deref())?;
+    let proxy = match field::<Option<Table>>(given, "proxy")? {
+        Some(given) => Some(proxy(&given)?),
+        None => None,
+    };
+    Ok(Destination {
+        endpoint,
+        tls,
+        proxy,
+        pool: field(given, "pool")?,
+    })
+}
+
+fn proxy(given: &Table) -> Result<Proxy> {
+    let endpoint = endpoint(given)?;
+    let authorization: Option<mlua::LuaString> = field(given, "authorization")?;
+    Ok(Proxy {
+        tls: tls_target(given, &endpoint, None)?,
+        endpoint,
+        authorization: authorization.map(|text| text.as_bytes().to_vec()),
+        tunnels: field(given, "tunnels")?,
+    })
+}
+
+fn endpoint(given: &Table) -> Result<Endpoint> {
+    let host: String = field(given, "host")?;
+    Ok(match field::<Option<u16>>(given, "port")? {
+        Some(port) => Endpoint::Tcp(host, port),
+        None => Endpoint::Unix(host.into()),
+    })
+}
+
+fn tls_target(
+    given: &Table,
+    endpoint: &Endpoint,
+    server_name: Option<&str>,
+) -> Result<Option<TlsTarget>> {
+    let host = match endpoint {
+        Endpoint::Tcp(host, _) => Some(host.as_str()),
+        Endpoint::Unix(_) => None,
+    };
+    match field::<Option<UserDataRef<ProfileHandle>>>(given, "profile")? {
+        None => Ok(None),
+        Some(profile) => Ok(Some(TlsTarget {
+            server_name: tls::server_name(server_name.or(host), profile.0.verifies())?,
+            profile: profile.0.clone(),
+        })),
+    }
+}
+
+fn field<T: FromLua>(given: &Table, name: &str) -> Result<T> {
+    given
+        .get(name)
+        .map_err(|error| Error::bad_argument(format!("bad '{name}': {error}")))
 }
 
 /// The client identity: the fork's options, or ledgetech's, never both, and never half of one.

@@ -1,44 +1,124 @@
-//! Opening a connection: name, TCP or unix socket, TLS.
+//! Opening a connection: name, TCP or unix socket, proxy, TLS.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Connection, Destination, Timeouts};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::tunnel;
+use super::{Connection, Destination, Timeouts, TlsTarget};
 use crate::error::{Error, Result, Stage};
-use crate::net;
-use crate::stats::Stats;
+use crate::net::{self, Endpoint, Transport};
+use crate::runtime::Engine;
 use crate::tls;
 
-/// Opens a connection to `destination`.
+/// How to get to a destination.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Where to.
+    pub destination: Arc<Destination>,
+    /// What the caller's resolver said about the host to dial; empty to ask the system's.
+    pub addresses: Arc<[IpAddr]>,
+    /// How long an answer of the system's resolver is used again.
+    pub remember_names: Duration,
+}
+
+/// Opens a connection along `route`.
 ///
 /// # Errors
 ///
 /// Which of the steps failed, and why.
 pub async fn open(
-    destination: Arc<Destination>,
+    engine: &'static Engine,
+    route: Route,
     timeouts: Timeouts,
-    stats: &'static Stats,
+    permit: Option<OwnedSemaphorePermit>,
 ) -> Result<Connection> {
-    let connecting = net::connect(&destination.endpoint);
-    let transport = within(timeouts.connect, Stage::Connect, connecting).await?;
-    let Some(target) = &destination.tls else {
-        return Ok(Connection::plain(transport, destination, stats));
-    };
-    let handshake = tls::handshake(&target.profile, target.server_name.clone(), transport);
-    match within(timeouts.connect, Stage::Tls, handshake).await {
-        Ok((stream, session)) => {
-            match session.resumed {
-                true => stats.handshakes_resumed.increment(),
-                false => stats.handshakes_full.increment(),
+    let destination = route.destination.clone();
+    let transport = match &destination.proxy {
+        None => dial(engine, &route, &destination.endpoint, timeouts).await?,
+        Some(proxy) => {
+            let mut transport = dial(engine, &route, &proxy.endpoint, timeouts).await?;
+            if let Some(target) = &proxy.tls {
+                let (stream, _) = shake_hands(engine, target, transport, timeouts).await?;
+                transport = Transport::Proxy(Box::new(stream));
             }
-            Ok(Connection::tls(stream, session, destination, stats))
+            if proxy.tunnels {
+                let opening = tunnel::open(transport, &destination.endpoint, proxy);
+                transport = within(timeouts.connect(), Stage::Proxy, opening).await?;
+            }
+            transport
         }
-        Err(error) => {
-            stats.handshakes_failed.increment();
-            Err(error)
+    };
+    match &destination.tls {
+        None => Ok(Connection::plain(transport, route, permit, &engine.stats)),
+        Some(target) => {
+            let (stream, session) = shake_hands(engine, target, transport, timeouts).await?;
+            let stats = &engine.stats;
+            Ok(Connection::tls(stream, session, route, permit, stats))
         }
     }
+}
+
+/// Runs the TLS handshake on a connection that has been plain so far.
+///
+/// # Errors
+///
+/// Why there is no TLS connection now.
+pub async fn upgrade(
+    engine: &'static Engine,
+    connection: Connection,
+    destination: Arc<Destination>,
+    timeouts: Timeouts,
+) -> Result<Connection> {
+    let Some(target) = &destination.tls else {
+        return Ok(connection);
+    };
+    let (transport, route, rest) = connection.into_plain()?;
+    let (stream, session) = shake_hands(engine, target, transport, timeouts).await?;
+    let route = Route {
+        destination,
+        ..route
+    };
+    Ok(Connection::upgraded(stream, session, route, rest))
+}
+
+async fn dial(
+    engine: &'static Engine,
+    route: &Route,
+    endpoint: &Endpoint,
+    timeouts: Timeouts,
+) -> Result<Transport> {
+    let limit = timeouts.connect();
+    let dialling = async {
+        match endpoint {
+            Endpoint::Unix(path) => net::unix(path).await,
+            Endpoint::Tcp(host, port) if route.addresses.is_empty() => {
+                let addresses = engine.resolver.resolve(host, route.remember_names).await?;
+                net::tcp(&addresses, *port, limit).await
+            }
+            Endpoint::Tcp(_, port) => net::tcp(&route.addresses, *port, limit).await,
+        }
+    };
+    within(limit, Stage::Connect, dialling).await
+}
+
+async fn shake_hands(
+    engine: &'static Engine,
+    target: &TlsTarget,
+    transport: Transport,
+    timeouts: Timeouts,
+) -> Result<(tokio_rustls::client::TlsStream<Transport>, tls::Session)> {
+    let handshake = tls::handshake(&target.profile, target.server_name.clone(), transport);
+    let shaken = within(timeouts.connect(), Stage::Tls, handshake).await;
+    match &shaken {
+        Ok((_, session)) if session.resumed => engine.stats.handshakes_resumed.increment(),
+        Ok(_) => engine.stats.handshakes_full.increment(),
+        Err(_) => engine.stats.handshakes_failed.increment(),
+    }
+    shaken
 }
 
 /// Bounds one step in time.

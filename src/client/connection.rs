@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::client::TlsStream;
 
-use super::Destination;
-use crate::error::{Error, Stage};
+use super::{Destination, Route};
+use crate::error::{Error, Result, Stage};
 use crate::net::Transport;
 use crate::pool::Idle;
 use crate::stats::Stats;
@@ -21,19 +22,38 @@ pub struct Connection {
     stream: Stream,
     /// Bytes read and not used yet.
     pub buffer: Vec<u8>,
-    /// Where it leads.
-    pub destination: Arc<Destination>,
     /// How often it came out of the pool.
     pub reused: u32,
     /// Whether both sides want it to carry another request.
     pub keeps_alive: bool,
-    stats: &'static Stats,
+    /// Its place among the connections in use, where their number is bounded.
+    pub permit: Option<OwnedSemaphorePermit>,
+    route: Route,
+    open: Open,
 }
 
 #[derive(Debug)]
 enum Stream {
     Plain(Transport),
     Tls(Box<TlsStream<Transport>>, Session),
+}
+
+/// Counts a connection as open for as long as it is.
+#[derive(Debug)]
+pub struct Open(&'static Stats);
+
+impl Open {
+    fn new(stats: &'static Stats) -> Self {
+        stats.connections_opened.increment();
+        stats.connections_open.increment();
+        Self(stats)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections_open.decrement();
+    }
 }
 
 /// One TLS record (RFC 8446, 5.1), and what a socket is likely to have at once.
@@ -46,33 +66,72 @@ impl Connection {
     /// A plain connection.
     pub fn plain(
         transport: Transport,
-        destination: Arc<Destination>,
+        route: Route,
+        permit: Option<OwnedSemaphorePermit>,
         stats: &'static Stats,
     ) -> Self {
-        Self::new(Stream::Plain(transport), destination, stats)
+        Self::new(Stream::Plain(transport), route, permit, Open::new(stats))
     }
 
     /// A connection after its TLS handshake.
     pub fn tls(
         stream: TlsStream<Transport>,
         session: Session,
-        destination: Arc<Destination>,
+        route: Route,
+        permit: Option<OwnedSemaphorePermit>,
         stats: &'static Stats,
     ) -> Self {
-        Self::new(Stream::Tls(Box::new(stream), session), destination, stats)
+        let stream = Stream::Tls(Box::new(stream), session);
+        Self::new(stream, route, permit, Open::new(stats))
     }
 
-    fn new(stream: Stream, destination: Arc<Destination>, stats: &'static Stats) -> Self {
-        stats.connections_opened.increment();
-        stats.connections_open.increment();
+    /// A connection that was plain before its TLS handshake.
+    pub fn upgraded(
+        stream: TlsStream<Transport>,
+        session: Session,
+        route: Route,
+        (permit, open): (Option<OwnedSemaphorePermit>, Open),
+    ) -> Self {
+        Self::new(Stream::Tls(Box::new(stream), session), route, permit, open)
+    }
+
+    fn new(stream: Stream, route: Route, permit: Option<OwnedSemaphorePermit>, open: Open) -> Self {
         Self {
             stream,
             buffer: Vec::new(),
-            destination,
             reused: 0,
             keeps_alive: true,
-            stats,
+            permit,
+            route,
+            open,
         }
+    }
+
+    /// The parts of a plain connection, for its TLS handshake.
+    ///
+    /// # Errors
+    ///
+    /// It is TLS already, or the server has spoken before us.
+    pub fn into_plain(self) -> Result<(Transport, Route, (Option<OwnedSemaphorePermit>, Open))> {
+        match self.stream {
+            Stream::Plain(transport) if self.buffer.is_empty() => {
+                Ok((transport, self.route, (self.permit, self.open)))
+            }
+            Stream::Plain(_) => Err(Error::bad_argument(
+                "a TLS handshake cannot begin with data of the server unread",
+            )),
+            Stream::Tls(..) => Err(Error::bad_argument("the connection is TLS already")),
+        }
+    }
+
+    /// Where it leads.
+    pub fn destination(&self) -> &Arc<Destination> {
+        &self.route.destination
+    }
+
+    /// How it got there.
+    pub fn route(&self) -> &Route {
+        &self.route
     }
 
     /// Writes what can be written at once from the caller's thread, which spares a hop to the
@@ -153,12 +212,6 @@ impl Connection {
             Stream::Plain(_) => Error::closed(stage),
             Stream::Tls(_, session) => session.explain_closed(stage),
         }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.stats.connections_open.decrement();
     }
 }
 

@@ -13,20 +13,24 @@
 mod body;
 mod connect;
 mod connection;
+mod gate;
 mod operations;
 mod state;
 mod transact;
+mod tunnel;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 
 pub use body::Taken;
+pub use connect::Route;
 pub use connection::Connection;
-pub use operations::{Client, Released};
-pub use state::Until;
+pub use gate::Gates;
+pub use operations::{Client, GateOptions, Released};
+pub use state::{Summary, Until};
 pub use transact::Exchange;
 
 use crate::net::Endpoint;
@@ -44,6 +48,8 @@ pub struct Destination {
     pub endpoint: Endpoint,
     /// TLS, unless the scheme is http.
     pub tls: Option<TlsTarget>,
+    /// The proxy in between.
+    pub proxy: Option<Proxy>,
     /// Name of the caller's choice. It only ever narrows sharing.
     pub pool: Option<String>,
 }
@@ -57,32 +63,97 @@ pub struct TlsTarget {
     pub server_name: ServerName<'static>,
 }
 
+/// An HTTP proxy between us and the destination.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Proxy {
+    /// Its address.
+    pub endpoint: Endpoint,
+    /// TLS to the proxy itself. It never has the client identity, which is for the destination.
+    pub tls: Option<TlsTarget>,
+    /// Value of `Proxy-Authorization`.
+    pub authorization: Option<Vec<u8>>,
+    /// Whether it passes bytes on (CONNECT), or requests in absolute form.
+    pub tunnels: bool,
+}
+
 impl Destination {
+    /// What a request line has in front of its path: for a proxy that passes requests on, the
+    /// target is in absolute form (RFC 9112, 3.2.2).
+    pub fn path_prefix(&self) -> Option<String> {
+        match (&self.proxy, &self.endpoint) {
+            (Some(proxy), Endpoint::Tcp(host, port)) if !proxy.tunnels => Some(match port {
+                80 => format!("http://{}", bracketed(host)),
+                port => format!("http://{}", authority(host, *port)),
+            }),
+            _ => None,
+        }
+    }
+
+    /// `Proxy-Authorization` for requests: only where the proxy reads them.
+    pub fn proxy_authorization(&self) -> Option<&[u8]> {
+        let proxy = self.proxy.as_ref().filter(|proxy| !proxy.tunnels)?;
+        proxy.authorization.as_deref()
+    }
+
     /// The default `Host` header: the port only if it is not the scheme's (RFC 9110, 7.2).
     pub fn host_header(&self) -> Option<String> {
         let Endpoint::Tcp(host, port) = &self.endpoint else {
             return None;
         };
-        // A bare IPv6 address gets the brackets that a URI's host has.
-        let host = match host.parse::<Ipv6Addr>() {
-            Ok(address) => format!("[{}]", IpAddr::V6(address)),
-            Err(_) => host.clone(),
-        };
         let default_port = if self.tls.is_some() { 443 } else { 80 };
         Some(match *port {
-            port if port == default_port => host,
-            port => format!("{host}:{port}"),
+            port if port == default_port => bracketed(host),
+            port => authority(host, port),
         })
     }
 }
 
-/// Time-outs of the steps of a request.
+/// `host:port` (RFC 3986, 3.2).
+fn authority(host: &str, port: u16) -> String {
+    format!("{}:{port}", bracketed(host))
+}
+
+/// A bare IPv6 address gets the brackets that a URI's host has.
+fn bracketed(host: &str) -> String {
+    match host.parse::<Ipv6Addr>() {
+        Ok(address) => format!("[{}]", IpAddr::V6(address)),
+        Err(_) => host.to_owned(),
+    }
+}
+
+/// Time-outs of the steps of a request, and the moment at which all of it has to be done.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// For name and TCP together, and once more for the TLS handshake.
+    /// For name and TCP together, once more for a proxy's tunnel, and for the TLS handshake.
     pub connect: Duration,
     /// Between two moments at which the server takes bytes of the request.
     pub send: Duration,
     /// For the whole response head; then between two moments at which bytes of the body come.
     pub read: Duration,
+    /// Cuts every other one short.
+    pub deadline: Option<Instant>,
+}
+
+impl Timeouts {
+    /// Time for one step of connecting, from now.
+    pub fn connect(&self) -> Duration {
+        self.cut(self.connect)
+    }
+
+    /// Time for one step of sending, from now.
+    pub fn send(&self) -> Duration {
+        self.cut(self.send)
+    }
+
+    /// Time for one step of reading, from now.
+    pub fn read(&self) -> Duration {
+        self.cut(self.read)
+    }
+
+    fn cut(&self, time: Duration) -> Duration {
+        match self.deadline {
+            Some(deadline) => time.min(deadline.saturating_duration_since(Instant::now())),
+            None => time,
+        }
+    }
 }

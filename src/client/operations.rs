@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::body::{Body, Taken};
-use super::connect::open;
-use super::state::{Phase, Response, Shared, Until, Waiter};
+use super::connect::{Route, open, upgrade, within};
+use super::state::{Phase, Response, Shared, Summary, Until, Waiter};
 use super::transact::{Exchange, Written, write};
 use super::{Connection, Destination, Timeouts};
 use crate::error::{Error, Result, Stage};
@@ -21,6 +21,15 @@ use crate::runtime::Engine;
 pub struct Client {
     engine: &'static Engine,
     shared: Arc<Shared>,
+}
+
+/// A bound on the connections in use to a destination.
+#[derive(Debug, Clone, Copy)]
+pub struct GateOptions {
+    /// Connections at a time.
+    pub size: usize,
+    /// Operations that may wait for one.
+    pub backlog: usize,
 }
 
 /// What closing or giving back a connection came to.
@@ -56,8 +65,7 @@ impl Client {
         let Some(mut connection) = self.engine.pool.take(destination) else {
             return false;
         };
-        connection.reused += 1;
-        self.engine.stats.connections_reused.increment();
+        self.engine.count_reuse(&mut connection);
         self.shared.lock().phase = Phase::Idle(Box::new(connection));
         true
     }
@@ -65,21 +73,49 @@ impl Client {
     /// Operation: opens a connection.
     pub fn connect(
         &mut self,
-        destination: Arc<Destination>,
+        route: Route,
+        gate: Option<GateOptions>,
         timeouts: Timeouts,
         completion: Completion,
     ) {
         self.close();
         let shared = self.shared.clone();
-        let stats = &self.engine.stats;
+        let engine = self.engine;
         self.begin(async move {
-            match open(destination, timeouts, stats).await {
-                Ok(connection) => {
-                    shared.conclude(Phase::Idle(Box::new(connection)), Ok(()), completion);
-                }
-                Err(error) => shared.conclude(Phase::Closed, Err(error), completion),
-            }
+            let connected = match gate {
+                None => open(engine, route, timeouts, None).await,
+                Some(gate) => enter_and_open(engine, route, gate, timeouts).await,
+            };
+            shared.connected(connected, completion);
         });
+    }
+
+    /// Operation: runs the TLS handshake of `destination` on a connection that is plain so far. An
+    /// idle connection to the same destination is taken in its place, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// There is no connection, or another operation has it.
+    pub fn handshake(
+        &mut self,
+        destination: Arc<Destination>,
+        timeouts: Timeouts,
+        completion: Completion,
+    ) -> Result<()> {
+        let connection = self.take_connection()?;
+        let shared = self.shared.clone();
+        let engine = self.engine;
+        self.begin(async move {
+            let connected = match engine.pool.take(&destination) {
+                Some(mut pooled) => {
+                    engine.count_reuse(&mut pooled);
+                    Ok(pooled)
+                }
+                None => upgrade(engine, *connection, destination, timeouts).await,
+            };
+            shared.connected(connected, completion);
+        });
+        Ok(())
     }
 
     /// Operation: sends a request and reads the head of its response. The body is read ahead by the
@@ -94,7 +130,7 @@ impl Client {
         let first = exchange.continue_at.unwrap_or(exchange.bytes.len());
         let sent = connection.write_now(&exchange.bytes[..first]);
         let shared = self.shared.clone();
-        let stats = &self.engine.stats;
+        let engine = self.engine;
         self.begin(async move {
             let mut result = exchange.run(&mut connection, sent).await;
             if let Err(failed) = &result
@@ -102,9 +138,10 @@ impl Client {
                 && exchange.retry_stale
                 && connection.reused > 0
             {
-                stats.retries.increment();
-                let destination = connection.destination.clone();
-                match open(destination, exchange.timeouts, stats).await {
+                engine.stats.retries.increment();
+                let route = connection.route().clone();
+                let permit = connection.permit.take();
+                match open(engine, route, exchange.timeouts, permit).await {
                     Ok(fresh) => {
                         *connection = fresh;
                         result = exchange.run(&mut connection, 0).await;
@@ -127,12 +164,12 @@ impl Client {
     /// # Errors
     ///
     /// There is no connection, or another operation has it.
-    pub fn send(&self, bytes: Vec<u8>, timeout: Duration, completion: Completion) -> Result<()> {
+    pub fn send(&self, bytes: Vec<u8>, timeouts: Timeouts, completion: Completion) -> Result<()> {
         let mut connection = self.take_connection()?;
         let sent = connection.write_now(&bytes);
         let shared = self.shared.clone();
         self.begin(async move {
-            match write(&mut connection, &bytes[sent..], timeout).await {
+            match write(&mut connection, &bytes[sent..], timeouts).await {
                 Ok(written) => {
                     // What the server has said instead of reading on is for `receive` to read.
                     connection.keeps_alive &= written == Written::Whole;
@@ -168,6 +205,31 @@ impl Client {
         Ok(())
     }
 
+    /// Operation: waits for a 100 (Continue) to the head that was sent. If the server declines the
+    /// body there is a response afterwards, as with [`Self::receive`].
+    ///
+    /// # Errors
+    ///
+    /// There is no connection, or another operation has it.
+    pub fn await_continue(&self, exchange: Exchange, completion: Completion) -> Result<()> {
+        let mut connection = self.take_connection()?;
+        let shared = self.shared.clone();
+        self.begin(async move {
+            let declined = match exchange.await_continue(&mut connection).await {
+                Ok(Some(head)) => exchange.framed(&mut connection, head),
+                Ok(None) => return shared.conclude(Phase::Idle(connection), Ok(()), completion),
+                Err(error) => Err(error),
+            };
+            match declined {
+                Ok((head, framing)) => {
+                    respond(shared, connection, exchange, head, framing, completion).await;
+                }
+                Err(error) => shared.conclude(Phase::Closed, Err(error), completion),
+            }
+        });
+        Ok(())
+    }
+
     /// How the last operation ended. An operation that was cancelled has left no outcome.
     ///
     /// # Errors
@@ -179,11 +241,13 @@ impl Client {
     }
 
     /// The response head, once.
-    pub fn take_head(&self) -> Option<(ResponseHead, bool)> {
-        let mut state = self.shared.lock();
-        let response = state.response.as_mut()?;
-        let keeps_alive = response.keeps_alive;
-        response.head.take().map(|head| (head, keeps_alive))
+    pub fn take_head(&self) -> Option<Summary> {
+        self.shared.lock().response.as_mut()?.summary.take()
+    }
+
+    /// Counts a request that is sent by itself.
+    pub fn count_request(&self) {
+        self.engine.stats.requests.increment();
     }
 
     /// Takes the next part of the body: at most `max` bytes, or else a wire chunk or all of it.
@@ -268,11 +332,17 @@ impl Client {
         }
         // Ten thousand idle connections must not hold ten thousand read buffers.
         connection.buffer = Vec::new();
-        let destination = connection.destination.clone();
-        let pool = &self.engine.pool;
-        if pool.put(&destination, *connection, timeout, size) {
+        let destination = connection.destination().clone();
+        let permit = connection.permit.take();
+        if self
+            .engine
+            .pool
+            .put(&destination, *connection, timeout, size)
+        {
             self.engine.spawn(sweep(self.engine));
         }
+        // Whoever waits for a place finds the connection in the pool.
+        drop(permit);
         Released::Pooled
     }
 
@@ -377,22 +447,25 @@ async fn respond(
     }
     let finished = finish(&mut body, progress);
     let response = Response {
-        head: Some(head),
-        keeps_alive: connection.keeps_alive,
+        summary: Some(Summary {
+            head,
+            framing,
+            keeps_alive: connection.keeps_alive,
+        }),
         body,
         waiter: None,
     };
-    let read_timeout = exchange.timeouts.read;
+    let timeouts = exchange.timeouts;
     drop(exchange);
     let unfinished = shared.present(response, connection, finished);
     drop(completion);
     if let Some(connection) = unfinished {
-        read_ahead(&shared, connection, read_timeout).await;
+        read_ahead(&shared, connection, timeouts).await;
     }
 }
 
 /// Reads the body until it is finished, as far ahead of the consumer as it may.
-async fn read_ahead(shared: &Arc<Shared>, mut connection: Box<Connection>, timeout: Duration) {
+async fn read_ahead(shared: &Arc<Shared>, mut connection: Box<Connection>, timeouts: Timeouts) {
     loop {
         let (has_room, waits) = {
             let state = shared.lock();
@@ -410,7 +483,7 @@ async fn read_ahead(shared: &Arc<Shared>, mut connection: Box<Connection>, timeo
             read = connection.fill() => Some(read),
             () = shared.changed.notified() => continue,
             // Nobody is kept waiting by a body that nobody asks for.
-            () = tokio::time::sleep(timeout), if waits => None,
+            () = tokio::time::sleep(timeouts.read()), if waits => None,
         };
         match advance(shared, connection, read) {
             Some(unfinished) => connection = unfinished,
@@ -465,6 +538,33 @@ fn finish(body: &mut Body, progress: Result<bool>) -> bool {
             body.finish(Err(error));
             true
         }
+    }
+}
+
+/// Waits for a place among the connections in use, then takes an idle one or opens another.
+async fn enter_and_open(
+    engine: &'static Engine,
+    route: Route,
+    gate: GateOptions,
+    timeouts: Timeouts,
+) -> Result<Connection> {
+    let entering = engine.gates.get(&route.destination, gate.size);
+    let entering = entering.enter(gate.backlog);
+    let permit = within(timeouts.connect(), Stage::Connect, entering).await?;
+    match engine.pool.take(&route.destination) {
+        Some(mut pooled) => {
+            engine.count_reuse(&mut pooled);
+            pooled.permit = Some(permit);
+            Ok(pooled)
+        }
+        None => open(engine, route, timeouts, Some(permit)).await,
+    }
+}
+
+impl Engine {
+    fn count_reuse(&self, connection: &mut Connection) {
+        connection.reused += 1;
+        self.stats.connections_reused.increment();
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::task::AbortHandle;
 use super::Connection;
 use super::body::Body;
 use crate::error::Error;
-use crate::http1::ResponseHead;
+use crate::http1::{Framing, ResponseHead};
 use crate::mailbox::Completion;
 
 /// State of a client behind a lock that is only ever held for moments: one side is nginx.
@@ -48,13 +48,22 @@ pub enum Phase {
 #[derive(Debug)]
 pub struct Response {
     /// The head, until Lua takes it.
-    pub head: Option<ResponseHead>,
+    pub summary: Option<Summary>,
     /// The body.
     pub body: Body,
-    /// Whether the connection may be used again.
-    pub keeps_alive: bool,
     /// A consumer that waits for part of the body.
     pub waiter: Option<Waiter>,
+}
+
+/// What is known of a response before its body.
+#[derive(Debug)]
+pub struct Summary {
+    /// Status and headers.
+    pub head: ResponseHead,
+    /// How the body ends.
+    pub framing: Framing,
+    /// Whether the connection may be used again.
+    pub keeps_alive: bool,
 }
 
 /// A light thread that waits for part of a body.
@@ -104,6 +113,16 @@ impl Shared {
 }
 
 impl Shared {
+    /// Ends an operation that was to bring a connection.
+    pub fn connected(&self, connected: Result<Connection, Error>, completion: Completion) {
+        match connected {
+            Ok(connection) => {
+                self.conclude(Phase::Idle(Box::new(connection)), Ok(()), completion);
+            }
+            Err(error) => self.conclude(Phase::Closed, Err(error), completion),
+        }
+    }
+
     /// Ends an operation that has brought a response. The connection comes back if the body has
     /// to be read yet.
     pub fn present(

@@ -16,7 +16,8 @@ use crate::http1::{self, Framing, Limits, ResponseHead};
 pub struct Exchange {
     /// Head and body.
     pub bytes: Vec<u8>,
-    /// Where in `bytes` the body starts if it waits for a 100 (Continue).
+    /// Where in `bytes` the body starts if it waits for a 100 (Continue). At their end for a body
+    /// that comes piece by piece.
     pub continue_at: Option<usize>,
     /// Method in capitals: it decides whether the response has a body.
     pub method: String,
@@ -73,18 +74,10 @@ impl Exchange {
             .write(connection, &self.bytes[sent..first_part])
             .await?;
         if self.continue_at.is_some() {
-            let waiting = self.read_head(connection, true);
-            match tokio::time::timeout(CONTINUE_WAIT, waiting).await {
-                Ok(Ok(head)) if head.status >= 200 => {
-                    // The server may still take the body that it declined for the next request.
-                    connection.keeps_alive = false;
-                    return self.framed(connection, head);
-                }
-                Ok(Err(error)) => return Err(error),
-                Ok(Ok(_)) | Err(_) => {
-                    written = self.write(connection, &self.bytes[first_part..]).await?;
-                }
+            if let Some(declined) = self.await_continue(connection).await? {
+                return self.framed(connection, declined);
             }
+            written = self.write(connection, &self.bytes[first_part..]).await?;
         }
         let head = self.read_response(connection).await;
         match (head, written) {
@@ -94,6 +87,25 @@ impl Exchange {
                 self.framed(connection, head)
             }
             (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Waits until the body may be sent: a while, or until the server says so. The head of its
+    /// final response if it declines the body.
+    pub async fn await_continue(
+        &self,
+        connection: &mut Connection,
+    ) -> Result<Option<ResponseHead>> {
+        let waiting = self.read_head(connection, true);
+        match tokio::time::timeout(CONTINUE_WAIT, waiting).await {
+            Ok(Ok(head)) if head.status == 100 => Ok(None),
+            Ok(Ok(head)) => {
+                // The server may still take the body that it declined for the next request.
+                connection.keeps_alive = false;
+                Ok(Some(head))
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Ok(None),
         }
     }
 
@@ -120,7 +132,7 @@ impl Exchange {
     /// The read timeout bounds the whole head, interim responses included, so that a server that
     /// drips bytes cannot stretch it.
     async fn read_head(&self, connection: &mut Connection, interim: bool) -> Result<ResponseHead> {
-        let deadline = Instant::now() + self.timeouts.read;
+        let deadline = Instant::now() + self.timeouts.read();
         for _ in 0..MAX_INTERIM {
             let head = self.next_head(connection, deadline).await?;
             let is_final = head.status >= 200 || head.status == 101;
@@ -168,7 +180,7 @@ impl Exchange {
 
     /// Writes `bytes`, unless the server answers with an error before it has them all.
     async fn write(&self, connection: &mut Connection, bytes: &[u8]) -> Result<Written> {
-        write(connection, bytes, self.timeouts.send).await
+        write(connection, bytes, self.timeouts).await
     }
 }
 
@@ -181,11 +193,11 @@ pub enum Written {
     Partly,
 }
 
-/// Writes `bytes` and whatever was buffered before, within `timeout` for each step forward.
+/// Writes `bytes` and whatever was buffered before, within the send timeout for each step forward.
 pub async fn write(
     connection: &mut Connection,
     bytes: &[u8],
-    timeout: Duration,
+    timeouts: Timeouts,
 ) -> Result<Written> {
     let mut written = 0;
     loop {
@@ -212,7 +224,7 @@ pub async fn write(
                 Err(_) => Poll::Ready(Ok(Step::Answered)),
             }
         });
-        match within(timeout, Stage::Send, step).await? {
+        match within(timeouts.send(), Stage::Send, step).await? {
             Step::Progress => {}
             Step::Done => return Ok(Written::Whole),
             Step::Answered => return Ok(Written::Partly),

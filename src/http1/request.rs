@@ -215,7 +215,8 @@ impl HeaderList {
             .is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"))
     }
 
-    fn set_default(&mut self, name: &str, value: &[u8]) {
+    /// Sets a field unless it is there.
+    pub fn set_default(&mut self, name: &str, value: &[u8]) {
         if !self.contains(name) {
             self.set(name, value);
         }

@@ -3,5 +3,5 @@
 mod resolve;
 mod transport;
 
-pub use resolve::resolve;
-pub use transport::{Endpoint, Transport, connect};
+pub use resolve::{Resolver, in_network, literal};
+pub use transport::{Endpoint, Transport, tcp, unix};

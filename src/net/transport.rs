@@ -2,15 +2,19 @@
 
 use std::io::{self, Read as _};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::client::TlsStream;
 
+use super::resolve::with_port;
 use crate::error::{Cause, Error, Result, Stage};
 
 /// Where to connect to.
@@ -22,41 +26,51 @@ pub enum Endpoint {
     Unix(PathBuf),
 }
 
-/// A connected socket.
+/// A connected socket, or what behaves like one.
 #[derive(Debug)]
 pub enum Transport {
     /// TCP, without Nagle's delay.
     Tcp(TcpStream),
     /// Unix-domain socket.
     Unix(UnixStream),
+    /// TLS to a proxy, inside of which the connection runs.
+    Proxy(Box<TlsStream<Transport>>),
 }
 
-/// Connects, trying each address of a name in turn.
+/// Connects to a unix-domain socket.
 ///
 /// # Errors
 ///
-/// Why the last address could not be connected to.
-pub async fn connect(endpoint: &Endpoint) -> Result<Transport> {
-    match endpoint {
-        Endpoint::Unix(path) => match UnixStream::connect(path).await {
-            Ok(stream) => Ok(Transport::Unix(stream)),
-            Err(error) => Err(failed(format!("unix:{}", path.display()), &error)),
-        },
-        Endpoint::Tcp(host, port) => {
-            let addresses = super::resolve(host, *port).await?;
-            let mut last = Error::internal("no address was tried");
-            for address in addresses {
-                match tcp(address).await {
-                    Ok(stream) => return Ok(Transport::Tcp(stream)),
-                    Err(error) => last = failed(address.to_string(), &error),
-                }
-            }
-            Err(last)
-        }
+/// Why not.
+pub async fn unix(path: &Path) -> Result<Transport> {
+    match UnixStream::connect(path).await {
+        Ok(stream) => Ok(Transport::Unix(stream)),
+        Err(error) => Err(failed(format!("unix:{}", path.display()), &error)),
     }
 }
 
-async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
+/// Connects to the first of `addresses` that can be connected to, within `limit` in all.
+///
+/// # Errors
+///
+/// Why the last one that was tried could not be connected to.
+pub async fn tcp(addresses: &[IpAddr], port: u16, limit: Duration) -> Result<Transport> {
+    let deadline = Instant::now() + limit;
+    let mut last = Error::internal("no address was tried");
+    for (index, address) in with_port(addresses, port).enumerate() {
+        // One address that swallows packets must not take the time of those behind it.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let untried = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
+        match timeout(left / untried.max(1), connect(address)).await {
+            Ok(Ok(stream)) => return Ok(Transport::Tcp(stream)),
+            Ok(Err(error)) => last = failed(address.to_string(), &error),
+            Err(_) => last = Error::timeout(Stage::Connect),
+        }
+    }
+    Err(last)
+}
+
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
     // A request is written in one piece; waiting for more would only delay it.
     stream.set_nodelay(true)?;
@@ -84,6 +98,8 @@ impl Transport {
         match self {
             Self::Tcp(stream) => stream.try_io(Interest::WRITABLE, send),
             Self::Unix(stream) => stream.try_io(Interest::WRITABLE, send),
+            // Encrypting twice is nothing for the event loop; the runtime does it.
+            Self::Proxy(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -97,11 +113,15 @@ impl Transport {
         is_quiet(match self {
             Self::Tcp(stream) => stream.try_io(Interest::READABLE, || self.peek()),
             Self::Unix(stream) => stream.try_io(Interest::READABLE, || self.peek()),
+            Self::Proxy(stream) => return stream.get_ref().0.seems_quiet(),
         })
     }
 
     /// Reads what is there at once, from any thread, without waiting.
     pub fn read_now(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        if let Self::Proxy(_) = self {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         // The socket is non-blocking, and what the runtime believes about it may be out of date.
         (&*self.socket()).read(bytes)
     }
@@ -116,6 +136,7 @@ impl Transport {
         match self {
             Self::Tcp(stream) => SockRef::from(stream),
             Self::Unix(stream) => SockRef::from(stream),
+            Self::Proxy(stream) => stream.get_ref().0.socket(),
         }
     }
 }
@@ -133,6 +154,7 @@ impl AsyncRead for Transport {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Proxy(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -146,6 +168,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Proxy(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -157,6 +180,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Proxy(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -164,14 +188,18 @@ impl AsyncWrite for Transport {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
+            Self::Proxy(stream) => Pin::new(stream).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Proxy(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

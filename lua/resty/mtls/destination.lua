@@ -9,9 +9,7 @@ local native = require("resty.mtls.native")
 
 local find = string.find
 local sub = string.sub
-local pairs = pairs
 local tonumber = tonumber
-local tostring = tostring
 local type = type
 
 
@@ -36,12 +34,6 @@ local identity_options = {
     "ssl_key_path",
     "ssl_client_cert",
     "ssl_client_priv_key",
-}
-
--- Options that `set` may change for every call of this Lua VM.
-local default_options = {
-    ssl_verify = "boolean",
-    ssl_trusted_certificate = "string",
 }
 
 -- Beyond so many entries a cache starts over: option values of some callers never repeat.
@@ -133,7 +125,13 @@ local function check_port(port)
 end
 
 
-local function endpoint(options)
+--- The scheme, host and port of connect options. For a unix socket the host is its path and the
+--- port is nil.
+---@param options table
+---@return string? scheme
+---@return string host_or_err
+---@return integer|table|nil port_or_details
+function _M.endpoint(options)
     local scheme, host, port = options.scheme, options.host, options.port
     if type(host) ~= "string" or host == "" then
         return bad_argument("bad 'host': expected a string, got " .. type(host))
@@ -175,13 +173,58 @@ local function check_plain(options)
 end
 
 
+-- A proxy that speaks TLS is trusted as the destination is. It is not offered the client identity,
+-- which is for the destination.
+local function proxy_table(proxy, options)
+    local given = {
+        host = proxy.host,
+        port = proxy.port,
+        authorization = proxy.authorization,
+        tunnels = proxy.tunnels,
+    }
+    if proxy.scheme == "https" then
+        local err, details
+        given.profile, err, details = profile_of({
+            ssl_verify = options.ssl_verify,
+            ssl_trusted_certificate = options.ssl_trusted_certificate,
+        })
+        if not given.profile then
+            return nil, err, details
+        end
+    end
+    return given
+end
+
+
+local function new_destination(profile, host, port, server_name, pool, proxy, options)
+    local given = {
+        host = host,
+        port = port,
+        server_name = server_name,
+        pool = pool,
+    }
+    if profile ~= NONE then
+        given.profile = profile
+    end
+    if proxy then
+        local err, details
+        given.proxy, err, details = proxy_table(proxy, options)
+        if not given.proxy then
+            return nil, err, details
+        end
+    end
+    return native.destination(given)
+end
+
+
 --- The destination that connect options describe.
 ---@param options table see `connect` in resty.mtls.http
+---@param proxy? table from `resty.mtls.proxy`
 ---@return userdata? destination
 ---@return string err_or_scheme the scheme on success
 ---@return table|integer|nil details_or_port the port on success, nil for a unix socket
-function _M.of(options)
-    local scheme, host, port = endpoint(options)
+function _M.of(options, proxy)
+    local scheme, host, port = _M.endpoint(options)
     if not scheme then
         return nil, host, port
     end
@@ -212,12 +255,23 @@ function _M.of(options)
     -- NUL is in none of them that could be connected to.
     local key = host .. "\0" .. (port or "") .. "\0" .. (server_name or "") .. "\0"
         .. (pool and "=" .. pool or "")
-    local destination = by_profile[key]
+    if proxy then
+        key = key .. "\0" .. proxy.scheme .. "\0" .. proxy.host .. "\0" .. proxy.port .. "\0"
+            .. (proxy.authorization or "") .. (proxy.tunnels and "\0tunnel" or "")
+        if proxy.scheme == "https" then
+            -- Its trust is that of this call, also where the destination itself is plain.
+            by_profile = nil
+        end
+    end
+    local destination = by_profile and by_profile[key]
     if not destination then
-        destination, err, details = native.destination(profile ~= NONE and profile or nil, host,
-            port, server_name, pool)
+        destination, err, details = new_destination(profile, host, port, server_name, pool, proxy,
+            options)
         if not destination then
             return nil, err, details
+        end
+        if not by_profile then
+            return destination, scheme, port
         end
         destination_count = destination_count + 1
         if destination_count > MAX_CACHED then
@@ -230,29 +284,11 @@ function _M.of(options)
 end
 
 
---- Sets what applies to every later call that does not say otherwise.
----@param options {ssl_verify?: boolean, ssl_trusted_certificate?: string}
----@return boolean? ok
----@return string? err
----@return table? details
-function _M.set_defaults(options)
-    if type(options) ~= "table" then
-        return bad_argument("bad defaults: expected a table, got " .. type(options))
-    end
-    for name, value in pairs(options) do
-        local expected = default_options[name]
-        if not expected then
-            return bad_argument("there is no default for '" .. tostring(name) .. "'")
-        end
-        if type(value) ~= expected then
-            return bad_argument("bad '" .. name .. "': expected a " .. expected .. ", got "
-                .. type(value))
-        end
-    end
-    for name, value in pairs(options) do
-        defaults[name] = value
-    end
-    return true
+--- Sets what applies to every later call that does not say otherwise. Checked by the caller.
+---@param name "ssl_verify"|"ssl_trusted_certificate"
+---@param value boolean|string
+function _M.set_default(name, value)
+    defaults[name] = value
 end
 
 

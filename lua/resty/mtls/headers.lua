@@ -32,10 +32,18 @@ local function spelling(headers, name)
 end
 
 
+-- Header table -> where to look for what is not in it.
+local fallbacks = setmetatable({}, { __mode = "k" })
+
+
 local mt = {
     __index = function(headers, name)
         local key = spelling(headers, name)
-        return key and rawget(headers, key)
+        if key then
+            return rawget(headers, key)
+        end
+        local fallback = fallbacks[headers]
+        return fallback and fallback[name]
     end,
 
     __newindex = function(headers, name, value)
@@ -49,6 +57,14 @@ local mt = {
 ---@return table<string, string|string[]>
 function _M.new(headers)
     return setmetatable(headers or {}, mt)
+end
+
+
+--- Finds in `headers` also what is in `others` alone. Iteration goes over `headers` only.
+---@param headers table from `new`
+---@param others table
+function _M.add_fallback(headers, others)
+    fallbacks[headers] = others
 end
 
 

@@ -4,17 +4,21 @@
 -- `{code, stage, alert, hint}`: a stable code, the step that failed, the number of the TLS alert if
 -- the server sent one, and what to do about it. Nothing is raised as a Lua error.
 
+local connecting = require("resty.mtls.connect")
 local destinations = require("resty.mtls.destination")
 local native = require("resty.mtls.native")
-local responses = require("resty.mtls.response")
+local pipelining = require("resty.mtls.pipeline")
+local proxies = require("resty.mtls.proxy")
+local requests = require("resty.mtls.request")
+local serving = require("resty.mtls.serving")
 local uris = require("resty.mtls.uri")
-local wait = require("resty.mtls.wait")
 
+local lower = string.lower
 local pairs = pairs
 local setmetatable = setmetatable
 local tonumber = tonumber
+local tostring = tostring
 local type = type
-local upper = string.upper
 
 
 local _M = {
@@ -33,6 +37,13 @@ local DEFAULT_POOL_SIZE = 30
 -- What nginx takes for a time-out.
 local MAX_TIMEOUT = 0x7fffffff
 
+-- Defaults that `set_defaults` takes.
+local default_types = {
+    ssl_verify = "boolean",
+    ssl_trusted_certificate = "string",
+    dns_cache_time = "number",
+}
+
 
 ---@class resty.mtls.http
 ---@field keepalive boolean whether the connection may be kept after this request
@@ -40,69 +51,28 @@ local MAX_TIMEOUT = 0x7fffffff
 ---@field host string? host of the last `connect`
 ---@field port integer? port of the last `connect`; nil for a unix socket
 
----@class resty.mtls.details
----@field code string one of the codes in README.md, for example `client_certificate_required`
----@field stage "options"|"resolve"|"connect"|"tls"|"send"|"response"|"body"
----@field alert integer? number of the TLS alert that the server sent
----@field hint string? what to do about it
-
----@class resty.mtls.response
----@field status integer
----@field reason string
----@field headers table<string, string|string[]> in the server's spelling; found in any letter case
----@field has_body boolean
----@field body string? after `request_uri`
----@field body_reader fun(max?: integer): string?, string?, resty.mtls.details?
----@field read_body fun(self: resty.mtls.response): string?, string?, resty.mtls.details?
-
----@class resty.mtls.connect_options
----@field scheme? "http"|"https"
----@field host string host name, address, or unix:/path
----@field port? integer 80 or 443 by default
----@field pool? string narrows the sharing of idle connections to callers with the same name
----@field ssl_verify? boolean verify the server's certificate; true by default
----@field ssl_server_name? string SNI and the name to verify; `host` by default
----@field ssl_cert? string PEM certificate, its chain behind it
----@field ssl_key? string PEM key of the certificate
----@field ssl_cert_path? string file with what `ssl_cert` takes
----@field ssl_key_path? string file with what `ssl_key` takes
----@field ssl_client_cert? string another name of `ssl_cert`
----@field ssl_client_priv_key? string another name of `ssl_key`
----@field ssl_trusted_certificate? string PEM CAs, or a file of them; the system's by default
-
----@class resty.mtls.request_params
----@field method? string GET by default
----@field path? string / by default
----@field query? string|table
----@field headers? table<string, string|number|string[]>
----@field body? string|string[]|fun(): string?, string?
----@field version? number 1.1 by default, or 1.0
----@field use_default_user_agent? boolean false sends no User-Agent unless one is in `headers`
----@field retry_stale? boolean false never sends a request again whose pooled connection was dead
----@field max_header_size? integer bytes of the response head; 65536 by default
----@field max_headers? integer header lines of the response; 100 by default, 1000 at the most
----@field max_body_size? integer bytes of the response body; unlimited by default
+local function bad_argument(message)
+    return nil, message, {
+        code = "bad_argument",
+        stage = "options",
+        hint = "correct the option that the message names",
+    }
+end
 
 
 --- A client, without a connection.
 ---@return resty.mtls.http
 function _M.new()
-    return setmetatable({
-        client = native.client(),
-        keepalive = true,
-        connect_timeout = DEFAULT_TIMEOUT,
-        send_timeout = DEFAULT_TIMEOUT,
-        read_timeout = DEFAULT_TIMEOUT,
-    }, mt)
+    return setmetatable({ client = native.client(), keepalive = true }, mt)
 end
 
 
 local function to_timeout(milliseconds)
     milliseconds = tonumber(milliseconds)
-    if not milliseconds or milliseconds <= 0 then
+    if not milliseconds or milliseconds < 1 then
         return DEFAULT_TIMEOUT
     end
-    return milliseconds < MAX_TIMEOUT and milliseconds or MAX_TIMEOUT
+    return milliseconds < MAX_TIMEOUT and milliseconds - milliseconds % 1 or MAX_TIMEOUT
 end
 
 
@@ -118,73 +88,109 @@ end
 ---@param send integer? milliseconds between two moments at which the server takes bytes
 ---@param read integer? milliseconds for the response head, then between two reads of the body
 function _M:set_timeouts(connect, send, read)
-    self.connect_timeout = to_timeout(connect)
-    self.send_timeout = to_timeout(send)
-    self.read_timeout = to_timeout(read)
+    self.client:set_timeouts(to_timeout(connect), to_timeout(send), to_timeout(read))
 end
 
 
--- Begins an operation and waits for it. `begin` is a method of the native client.
-local function operate(self, begin, ...)
-    local mode, err, details = wait.mode()
-    if not mode then
-        return nil, err, details
+local function debug_log(...)
+    if _M.debugging and ngx and ngx.log then
+        ngx.log(ngx.DEBUG, "resty.mtls: ", ...)
     end
-    local client = self.client
-    local mailbox, id = wait.operation()
-    local ok
-    ok, err, details = client[begin](client, mailbox, id, ...)
-    if not ok then
-        return nil, err, details
-    end
-    return wait.finish(mode, id)
 end
 
 
 --- Connects, or takes an idle connection to the same destination under the same TLS profile.
----@param options resty.mtls.connect_options
+---
+--- The old forms `connect(host, port, options?)` and `connect("unix:/path", options?)` connect
+--- without TLS; `ssl_handshake` may follow.
+---@param options resty.mtls.connect_options|string
+---@param ... any
 ---@return true? ok
 ---@return string? err
 ---@return resty.mtls.details? details
-function _M:connect(options)
-    if type(options) ~= "table" then
-        return nil, "bad argument: expected a table of options, got " .. type(options), {
-            code = "bad_argument",
-            stage = "options",
-            hint = "call connect{ scheme = ..., host = ..., port = ... }",
-        }
-    end
-    local destination, scheme, port = destinations.of(options)
-    if not destination then
-        return nil, scheme, port
-    end
-    local mode, err, details = wait.mode()
-    if not mode then
+function _M:connect(options, ...)
+    local ok, err, details = connecting.connect(self, options, ...)
+    debug_log("connect to ", tostring(self.host), ":", tostring(self.port), ": ",
+        ok and "connected" or err)
+    if not ok then
         return nil, err, details
     end
-
-    local reused
-    reused, err, details = self.client:check_out(destination)
-    if reused == nil then
-        return nil, err, details
-    end
-    if not reused then
-        local ok
-        ok, err, details = operate(self, "connect", destination, self.connect_timeout,
-            self.send_timeout, self.read_timeout)
-        if ok then
-            ok, err, details = self.client:outcome()
-        end
-        if not ok then
-            return nil, err, details
-        end
-    end
-    self.host = options.host
-    self.port = port
-    self.ssl = scheme == "https"
-    self.keepalive = true
-    self.current_response = nil
     return true
+end
+
+
+--- The old form of `connect`.
+---@param host string
+---@param port? integer
+---@param options? {pool?: string, pool_size?: integer, backlog?: integer}
+---@return true? ok
+---@return string? err
+---@return resty.mtls.details? details
+function _M:tcp_only_connect(host, port, options)
+    return self:connect(host, port, options)
+end
+
+
+--- Runs the TLS handshake after the old form of `connect`.
+---@param session any ignored: sessions are resumed by themselves
+---@param server_name? string the host by default
+---@param verify? boolean true by default
+---@param send_status_req? boolean
+---@return true? ok
+---@return string? err
+---@return resty.mtls.details? details
+function _M:ssl_handshake(session, server_name, verify, send_status_req)
+    return connecting.ssl_handshake(self, session, server_name, verify, send_status_req)
+end
+
+
+--- Runs the TLS handshake after the old form of `connect`, with a client certificate.
+---@param options {server_name?: string, verify?: boolean, client_cert?: string,
+---client_priv_key?: string, client_cert_path?: string, client_priv_key_path?: string}
+---@return true? ok
+---@return string? err
+---@return resty.mtls.details? details
+function _M:tls_handshake(options)
+    return connecting.tls_handshake(self, options)
+end
+
+
+--- Connects to a proxy and, for https, has it open a tunnel; `ssl_handshake` may follow. For http,
+--- the caller writes the paths of requests in absolute form.
+---@param proxy_uri string
+---@param scheme "http"|"https" of the destination
+---@param host string
+---@param port integer
+---@param authorization? string value of Proxy-Authorization
+---@return true? ok
+---@return string? err
+---@return resty.mtls.details? details
+function _M:connect_proxy(proxy_uri, scheme, host, port, authorization)
+    return connecting.connect_proxy(self, proxy_uri, scheme, host, port, authorization)
+end
+
+
+--- Sets the proxies of this client.
+---@param options? resty.mtls.proxy_options
+function _M:set_proxy_options(options)
+    self.proxy_opts = proxies.options(options)
+end
+
+
+--- The proxy that a request to this scheme and host would go through.
+---@param scheme "http"|"https"
+---@param host string
+---@return string? uri
+function _M:get_proxy_uri(scheme, host)
+    return proxies.uri(self.proxy_opts, scheme, host)
+end
+
+
+local function check_params(params)
+    if params ~= nil and type(params) ~= "table" then
+        return bad_argument("bad request parameters: expected a table, got " .. type(params))
+    end
+    return params or {}
 end
 
 
@@ -194,48 +200,18 @@ end
 ---@return string? err
 ---@return resty.mtls.details? details
 function _M:request(params)
-    params = params or {}
-    self.current_response = nil
-    if type(params.body) == "function" then
-        local ok, err, details = self:send_request(params)
-        if not ok then
-            return nil, err, details
-        end
-        return self:read_response(params)
-    end
-    local ok, err, details = operate(self, "request", params, _M._USER_AGENT,
-        self.connect_timeout, self.send_timeout, self.read_timeout)
-    if not ok then
+    local checked, err, details = check_params(params)
+    if not checked then
         return nil, err, details
     end
-    return responses.new(self, upper(params.method or "GET"))
-end
-
-
-local function send(self, begin, ...)
-    local ok, err, details = operate(self, begin, ...)
-    if ok then
-        ok, err, details = self.client:outcome()
+    local res
+    res, err, details = requests.request(self, checked)
+    debug_log(tostring(checked.method or "GET"), " ", tostring(checked.path or "/"), ": ",
+        res and res.status or err)
+    if not res then
+        return nil, err, details
     end
-    return ok, err, details
-end
-
-
-local function send_body(self, body)
-    while true do
-        local chunk, err = body()
-        if not chunk then
-            if err ~= nil then
-                return nil, err
-            end
-            return true
-        end
-        local ok, details
-        ok, err, details = send(self, "send", chunk, self.send_timeout)
-        if not ok then
-            return nil, err, details
-        end
-    end
+    return res
 end
 
 
@@ -245,14 +221,11 @@ end
 ---@return string? err
 ---@return resty.mtls.details? details
 function _M:send_request(params)
-    local ok, err, details = send(self, "send_request", params, _M._USER_AGENT, self.send_timeout)
-    if ok and type(params.body) == "function" then
-        ok, err, details = send_body(self, params.body)
-    end
-    if not ok then
+    local checked, err, details = check_params(params)
+    if not checked then
         return nil, err, details
     end
-    return true
+    return requests.send(self, checked)
 end
 
 
@@ -262,37 +235,54 @@ end
 ---@return string? err
 ---@return resty.mtls.details? details
 function _M:read_response(params)
-    params = params or {}
-    local ok, err, details = operate(self, "receive", params, self.read_timeout)
-    if not ok then
+    local checked, err, details = check_params(params)
+    if not checked then
         return nil, err, details
     end
-    return responses.new(self, upper(params.method or "GET"))
+    return requests.receive(self, checked)
 end
 
 
---- Connects, requests, reads the body, and keeps or closes the connection.
----@param uri string
----@param params? resty.mtls.request_params|resty.mtls.connect_options both in one table, and
----`keepalive` (false closes), `keepalive_timeout` (milliseconds), `keepalive_pool` (connections)
----@return resty.mtls.response? res with `body`
+--- Sends several requests before it reads the first response. A response is read when a field of it
+--- is first touched, and those before it with it.
+---@param requests_params resty.mtls.request_params[]
+---@return resty.mtls.response[]? responses
 ---@return string? err
 ---@return resty.mtls.details? details
-function _M:request_uri(uri, params)
-    local parsed, err = self:parse_uri(uri, false)
-    if not parsed then
-        return nil, err, { code = "bad_argument", stage = "options", hint = "give an http URI" }
+function _M:request_pipeline(requests_params)
+    local checked, err, details = check_params(requests_params)
+    if not checked then
+        return nil, err, details
     end
-    local given = {}
-    for name, value in pairs(params or {}) do
-        given[name] = value
-    end
-    given.scheme, given.host, given.port = parsed[1], parsed[2], parsed[3]
-    given.path = given.path or parsed[4]
-    given.query = given.query or parsed[5]
+    return pipelining.request(self, checked)
+end
 
-    local ok, details
-    ok, err, details = self:connect(given)
+
+-- Credentials for a proxy that were given as a header of the request go to the proxy only.
+local function take_proxy_authorization(self, given)
+    local proxy_opts = given.proxy_opts or self.proxy_opts
+    if not proxy_opts then
+        return
+    end
+    local headers, authorization = {}, nil
+    for name, value in pairs(given.headers or {}) do
+        if lower(tostring(name)) == "proxy-authorization" then
+            authorization = value
+        else
+            headers[name] = value
+        end
+    end
+    if authorization then
+        given.headers = headers
+        given.proxy_opts = proxies.options(proxy_opts)
+        given.proxy_opts.http_proxy_authorization = authorization
+        given.proxy_opts.https_proxy_authorization = authorization
+    end
+end
+
+
+local function request_and_read(self, given)
+    local ok, err, details = self:connect(given)
     if not ok then
         return nil, err, details
     end
@@ -321,6 +311,51 @@ function _M:request_uri(uri, params)
 end
 
 
+--- Connects, requests, reads the body, and keeps or closes the connection.
+---@param uri string
+---@param params? resty.mtls.request_params|resty.mtls.connect_options both in one table, and
+---`keepalive` (false closes), `keepalive_timeout` (milliseconds), `keepalive_pool` (connections),
+---`deadline` (milliseconds for all of it)
+---@return resty.mtls.response? res with `body`
+---@return string? err
+---@return resty.mtls.details? details
+function _M:request_uri(uri, params)
+    local checked, err, details = check_params(params)
+    if not checked then
+        return nil, err, details
+    end
+    local parsed
+    parsed, err = self:parse_uri(uri, false)
+    if not parsed then
+        return bad_argument(err)
+    end
+    local given = {}
+    for name, value in pairs(checked) do
+        given[name] = value
+    end
+    given.scheme, given.host, given.port = parsed[1], parsed[2], parsed[3]
+    given.path = given.path or parsed[4]
+    given.query = given.query or parsed[5]
+    take_proxy_authorization(self, given)
+
+    local deadline = given.deadline
+    if deadline ~= nil and (type(deadline) ~= "number" or deadline < 1) then
+        return bad_argument("bad 'deadline': a number of milliseconds, at least 1")
+    end
+    if not deadline then
+        return request_and_read(self, given)
+    end
+    self.client:set_deadline(to_timeout(deadline))
+    local res
+    res, err, details = request_and_read(self, given)
+    self.client:set_deadline(nil)
+    if not res then
+        return nil, err, details
+    end
+    return res
+end
+
+
 --- Splits an http or https URI.
 ---@param uri string
 ---@param query_in_path? boolean leave the query in the path; true unless it is false
@@ -339,11 +374,21 @@ local released = {
 }
 
 
+local function to_count(value, default)
+    value = tonumber(value)
+    if not value or value < 0 then
+        return default
+    end
+    return value < MAX_TIMEOUT and value - value % 1 or MAX_TIMEOUT
+end
+
+
 --- Gives the connection to the pool. One whose server wants it closed is closed.
 ---@param idle_timeout? integer milliseconds; 60000 if nil, 0 for ever
----@param pool_size? integer idle connections to keep for this destination; 30 if nil
+---@param pool_size? integer idle connections to keep for this destination; `connect`'s, or else 30
 ---@return 1|2|nil result 2 if the connection had to be closed
 ---@return string? err
+---@return resty.mtls.details? details
 function _M:set_keepalive(idle_timeout, pool_size)
     -- A pool that is filled in the master would be copied into every worker, with its sockets.
     if self.keepalive ~= true or (ngx and ngx.get_phase and ngx.get_phase() == "init") then
@@ -353,8 +398,8 @@ function _M:set_keepalive(idle_timeout, pool_size)
         end
         return 2, "connection must be closed"
     end
-    local result, err, details = self.client:keep_alive(idle_timeout or DEFAULT_KEEPALIVE,
-        pool_size or DEFAULT_POOL_SIZE)
+    local result, err, details = self.client:keep_alive(to_count(idle_timeout, DEFAULT_KEEPALIVE),
+        to_count(pool_size or self.pool_size, DEFAULT_POOL_SIZE))
     if not result then
         return nil, err, details
     end
@@ -390,13 +435,83 @@ function _M:close()
 end
 
 
---- Sets what applies to every later call that does not say otherwise.
----@param options {ssl_verify?: boolean, ssl_trusted_certificate?: string}
+--- An iterator over the body of the request that nginx is serving.
+---@param chunk_size? integer bytes; 65536 by default
+---@param sock? table a cosocket to read it from, in place of the request's own
+---@param headers? table in place of the request's own
+---@return (fun(max?: integer): string?, string?)? reader nil if there is no body
+---@return string? err
+function _M:get_client_body_reader(chunk_size, sock, headers)
+    return serving.get_client_body_reader(self, chunk_size, sock, headers)
+end
+
+
+--- Sends the request that nginx is serving on the connection.
+---@param chunk_size? integer bytes of its body at a time
+---@return resty.mtls.response? res
+---@return string? err
+---@return resty.mtls.details? details
+function _M:proxy_request(chunk_size)
+    return serving.proxy_request(self, chunk_size)
+end
+
+
+--- Answers the request that nginx is serving with a response.
+---@param response resty.mtls.response
+---@param chunk_size? integer bytes of its body at a time
+function _M:proxy_response(response, chunk_size)
+    return serving.proxy_response(self, response, chunk_size)
+end
+
+
+_M.transfer_encoding_is_chunked = serving.transfer_encoding_is_chunked
+
+
+--- Logs connects and requests at nginx's debug level, without headers, bodies or credentials.
+---@param on boolean
+function _M.debug(on)
+    _M.debugging = on == true
+end
+
+
+--- Sets what applies to every later call of this Lua VM that does not say otherwise.
+---@param options {ssl_verify?: boolean, ssl_trusted_certificate?: string, dns_cache_time?: integer}
+---`dns_cache_time`: milliseconds for which an answer of the system's resolver is used again; 5000
 ---@return true? ok
 ---@return string? err
 ---@return resty.mtls.details? details
 function _M.set_defaults(options)
-    return destinations.set_defaults(options)
+    if type(options) ~= "table" then
+        return bad_argument("bad defaults: expected a table, got " .. type(options))
+    end
+    for name, value in pairs(options) do
+        local expected = default_types[name]
+        if not expected then
+            return bad_argument("there is no default for '" .. tostring(name) .. "'")
+        end
+        if type(value) ~= expected then
+            return bad_argument("bad '" .. name .. "': expected a " .. expected .. ", got "
+                .. type(value))
+        end
+    end
+    for name, value in pairs(options) do
+        if name == "dns_cache_time" then
+            connecting.set_remember_names(to_count(value, 0))
+        else
+            destinations.set_default(name, value)
+        end
+    end
+    return true
+end
+
+
+--- Makes every name be resolved by `fn`, in place of the system's resolver.
+---@param fn? fun(host: string): (string|string[])?, string? address or addresses, or nil and why
+---@return true? ok
+---@return string? err
+---@return resty.mtls.details? details
+function _M.set_resolver(fn)
+    return connecting.set_resolver(fn)
 end
 
 

@@ -1,34 +1,14 @@
 --- Responses: status, headers, and a body that is taken as it comes.
 
 local header_tables = require("resty.mtls.headers")
-local wait = require("resty.mtls.wait")
+local operation = require("resty.mtls.operation")
 
 local concat = table.concat
+local next = next
 local tonumber = tonumber
 
 
 local _M = {}
-
-
-local function has_body(method, status)
-    return method ~= "HEAD" and status >= 200 and status ~= 204 and status ~= 304
-        and not (method == "CONNECT" and status < 300)
-end
-
-
-local function wait_for(client, begin, max)
-    local mode, err, details = wait.mode()
-    if not mode then
-        return nil, err, details
-    end
-    local mailbox, id = wait.operation()
-    local ok
-    ok, err, details = client[begin](client, mailbox, id, max)
-    if not ok then
-        return nil, err, details
-    end
-    return wait.finish(mode, id)
-end
 
 
 local function no_body_reader()
@@ -55,7 +35,7 @@ local function new_body_reader(httpc, res)
         local part, err, details = client:take_part(max)
         while part == false do
             local ok
-            ok, err, details = wait_for(client, "await_part", max)
+            ok, err, details = operation.run(client, "await_part", max)
             if not ok then
                 return nil, err, details
             end
@@ -78,7 +58,7 @@ local function read_whole(httpc, res)
     local body, err, details = client:take_whole()
     while body == false do
         local ok
-        ok, err, details = wait_for(client, "await_whole")
+        ok, err, details = operation.run(client, "await_whole")
         if not ok then
             return nil, err, details
         end
@@ -120,16 +100,46 @@ local function read_body(res)
 end
 
 
---- Makes the response of the client's last operation a table.
+local function new_trailer_reader(httpc, res)
+    return function()
+        if not is_current(httpc, res) then
+            return nil, "closed"
+        end
+        local trailers, err, details = httpc.client:trailers()
+        if not trailers then
+            return nil, err, details
+        end
+        return header_tables.new(trailers)
+    end
+end
+
+
+-- Announced or not: trailers come behind the body, and are found in the headers from then on.
+local function read_trailers(res)
+    local reader = res.trailer_reader
+    if not reader then
+        return nil, "no trailers"
+    end
+    local trailers, err, details = reader()
+    if not trailers then
+        return nil, err, details
+    end
+    if next(trailers) == nil and not res.headers["Trailer"] then
+        return nil, "no trailers"
+    end
+    header_tables.add_fallback(res.headers, trailers)
+end
+
+
+--- Makes the response that the client's last operation brought a table.
 ---@param httpc table
----@param method string in capitals
----@return table? res
+---@return table|false|nil res false if it brought none
 ---@return string? err
 ---@return table? details
-function _M.new(httpc, method)
-    local status, reason, headers, keeps_alive = httpc.client:response()
+function _M.new(httpc)
+    local status, reason, headers, has_body, chunked, keeps_alive = httpc.client:response()
     if not status then
-        return nil, reason, headers
+        return status, reason, headers
     end
     if not keeps_alive then
         httpc.keepalive = false
@@ -138,16 +148,20 @@ function _M.new(httpc, method)
         status = status,
         reason = reason,
         headers = header_tables.new(headers),
-        has_body = has_body(method, status),
+        has_body = has_body,
         body_reader = no_body_reader,
         read_body = read_body,
+        read_trailers = read_trailers,
     }
     httpc.current_response = res
-    if res.has_body then
+    if chunked then
+        res.trailer_reader = new_trailer_reader(httpc, res)
+    end
+    if has_body then
         local reader = new_body_reader(httpc, res)
         res.body_reader = reader
         res.read_body = function(self)
-            if self.body_reader ~= reader then
+            if self and self.body_reader ~= reader then
                 return read_body(self)
             end
             return read_whole(httpc, res)

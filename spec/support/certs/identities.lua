@@ -3,7 +3,7 @@
 ---@class Identity
 ---@field usage "ca"|"server"|"client"
 ---@field issuer string? name of the identity that signs; itself unless given
----@field key "p256"|"p384"|"rsa2048"|"ed25519"? p256 unless given
+---@field key "p256"|"p384"|"p521"|"rsa1024"|"rsa2048"|"ed25519"? p256 unless given
 ---@field names string? subjectAltName in openssl's notation
 ---@field common_name string?
 ---@field from string? valid from, YYYYMMDDHHMMSSZ
@@ -38,6 +38,9 @@ return {
     ["client-b"] = { usage = "client", issuer = "ca" },
     ["client-rsa"] = { usage = "client", issuer = "ca", key = "rsa2048" },
     ["client-p384"] = { usage = "client", issuer = "ca", key = "p384" },
+    ["client-p521"] = { usage = "client", issuer = "ca", key = "p521" },
+    -- Too small for what we accept.
+    ["client-rsa1024"] = { usage = "client", issuer = "ca", key = "rsa1024" },
     ["client-ed25519"] = { usage = "client", issuer = "ca", key = "ed25519" },
     ["client-chained"] = { usage = "client", issuer = "intermediate" },
     ["client-expired"] = { usage = "client", issuer = "ca", from = PAST, to = LESS_PAST },

@@ -8,6 +8,8 @@ _M.PASSPHRASE = "correct horse"
 local ALGORITHMS = {
     p256 = { "EC", "-pkeyopt", "ec_paramgen_curve:P-256" },
     p384 = { "EC", "-pkeyopt", "ec_paramgen_curve:P-384" },
+    p521 = { "EC", "-pkeyopt", "ec_paramgen_curve:P-521" },
+    rsa1024 = { "RSA", "-pkeyopt", "rsa_keygen_bits:1024" },
     rsa2048 = { "RSA", "-pkeyopt", "rsa_keygen_bits:2048" },
     ed25519 = { "ED25519" },
 }
@@ -29,7 +31,7 @@ local FORMS = {
 
 --- Makes a key in PKCS#8 form.
 ---@param path string
----@param algorithm "p256"|"p384"|"rsa2048"|"ed25519"
+---@param algorithm "p256"|"p384"|"p521"|"rsa1024"|"rsa2048"|"ed25519"
 function _M.generate(path, algorithm)
     process.check({ "openssl", "genpkey", "-out", path, "-algorithm",
                     unpack(ALGORITHMS[algorithm]) })

@@ -1,0 +1,226 @@
+--- Requests: sending them, with bodies that come in pieces, and reading their responses.
+
+local operation = require("resty.mtls.operation")
+local responses = require("resty.mtls.response")
+
+local concat = table.concat
+local ipairs = ipairs
+local lower = string.lower
+local match = string.match
+local pairs = pairs
+local tonumber = tonumber
+local tostring = tostring
+local type = type
+
+
+local _M = {}
+
+
+-- Phases in which the headers of the request that is being served can be read.
+local request_phases = {
+    set = true,
+    rewrite = true,
+    server_rewrite = true,
+    access = true,
+    content = true,
+}
+
+local get_phase = ngx and ngx.get_phase
+
+
+-- The trace that the request being served belongs to goes on in the requests made for it.
+local function traceparent()
+    if get_phase and request_phases[get_phase()] then
+        return ngx.var.http_traceparent
+    end
+end
+
+
+local function content_length(headers)
+    for name, value in pairs(headers or {}) do
+        if type(name) == "string" and match(lower(name), "^content[-_]length$") then
+            return tonumber(value)
+        end
+    end
+end
+
+
+local function is_chunked(headers)
+    for name, value in pairs(headers or {}) do
+        if type(name) == "string" and match(lower(name), "^transfer[-_]encoding$") then
+            return true, value
+        end
+    end
+end
+
+
+local function bad_body(message)
+    return nil, message, {
+        code = "bad_argument",
+        stage = "send",
+        hint = "let the body be as long as its Content-Length says, or use chunked encoding",
+    }
+end
+
+
+local function to_string(chunk)
+    if type(chunk) == "string" then
+        return chunk
+    elseif type(chunk) == "number" then
+        return tostring(chunk)
+    elseif type(chunk) == "table" then
+        local parts = {}
+        for i, part in ipairs(chunk) do
+            parts[i] = to_string(part)
+            if not parts[i] then
+                return nil
+            end
+        end
+        return concat(parts)
+    end
+end
+
+
+-- Sends what an iterator yields. Never more than the head has announced: the server would take the
+-- rest for the next request.
+local function send_pieces(self, params)
+    local left = not is_chunked(params.headers) and content_length(params.headers) or nil
+    while true do
+        local chunk, err, partial = params.body()
+        if chunk == nil then
+            if err ~= nil then
+                return nil, err, partial
+            end
+            if left and left > 0 then
+                return bad_body("the request body ended " .. left .. " bytes short of its "
+                    .. "Content-Length")
+            end
+            return true
+        end
+        chunk = to_string(chunk)
+        if not chunk then
+            return bad_body("a request body iterator has to return strings")
+        end
+        if left then
+            left = left - #chunk
+            if left < 0 then
+                return bad_body("the request body is longer than its Content-Length")
+            end
+        end
+        if chunk ~= "" then
+            local ok, details
+            ok, err, details = operation.conclude(self.client, "send", chunk)
+            if not ok then
+                return nil, err, details
+            end
+        end
+    end
+end
+
+
+local function send_body(self, params)
+    if type(params.body) == "function" then
+        return send_pieces(self, params)
+    end
+    return operation.conclude(self.client, "send", to_string(params.body) or "")
+end
+
+
+-- The server may have answered before it had all of the body, and then closed its side.
+local function read_early_response(self, params, err, details)
+    if type(details) == "table" and details.code == "closed" and details.stage == "send" then
+        local res = _M.receive(self, params)
+        if res then
+            self.keepalive = false
+            return res
+        end
+    end
+    return nil, err, details
+end
+
+
+local function respond(self)
+    local res, err, details = responses.new(self)
+    if res == false then
+        return nil, "closed"
+    end
+    return res, err, details
+end
+
+
+function _M.send(self, params)
+    local waits, err, details = operation.conclude(self.client, "send_request", params,
+        self._USER_AGENT, traceparent())
+    if waits == nil then
+        return nil, err, details
+    end
+    self.current_response = nil
+    -- With "Expect: 100-continue" the body is sent when the response is read.
+    self.body_waits = waits == true
+    if type(params.body) == "function" and not self.body_waits then
+        local ok
+        ok, err, details = send_body(self, params)
+        if not ok then
+            return nil, err, details
+        end
+    end
+    return true
+end
+
+
+function _M.receive(self, params)
+    if self.body_waits then
+        self.body_waits = false
+        local ok, err, details = operation.run(self.client, "await_continue", params)
+        if not ok then
+            return nil, err, details
+        end
+        local res
+        res, err, details = responses.new(self)
+        if res ~= false then
+            return res, err, details
+        end
+        ok, err, details = send_body(self, params)
+        if not ok then
+            return read_early_response(self, params, err, details)
+        end
+    end
+    local ok, err, details = operation.run(self.client, "receive", params)
+    if not ok then
+        return nil, err, details
+    end
+    return respond(self)
+end
+
+
+local function request_in_pieces(self, params)
+    local ok, err, details = _M.send(self, params)
+    if ok then
+        return _M.receive(self, params)
+    end
+    local res
+    res, err, details = read_early_response(self, params, err, details)
+    if not res then
+        -- Half a request is on the wire.
+        self.client:close()
+        return nil, err, details
+    end
+    return res
+end
+
+
+function _M.request(self, params)
+    self.current_response = nil
+    if type(params.body) == "function" then
+        return request_in_pieces(self, params)
+    end
+    local ok, err, details = operation.run(self.client, "request", params, self._USER_AGENT,
+        traceparent())
+    if not ok then
+        return nil, err, details
+    end
+    return respond(self)
+end
+
+
+return _M

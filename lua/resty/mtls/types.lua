@@ -1,0 +1,58 @@
+---@meta
+--- The tables of the public API, for editors that understand LuaLS annotations. Never loaded.
+
+---@class resty.mtls.details
+---@field code string one of the codes in README.md, for example `client_certificate_required`
+---@field stage "options"|"resolve"|"connect"|"proxy"|"tls"|"send"|"response"|"body"
+---@field alert integer? number of the TLS alert that the server sent
+---@field hint string? what to do about it
+
+---@class resty.mtls.response
+---@field status integer
+---@field reason string
+---@field headers table<string, string|string[]> in the server's spelling; found in any letter case
+---@field has_body boolean
+---@field body string? after `request_uri`
+---@field body_reader fun(max?: integer): string?, string?, resty.mtls.details?
+---@field read_body fun(self: resty.mtls.response): string?, string?, resty.mtls.details?
+---@field trailer_reader? fun(): table?, string?, resty.mtls.details? for a chunked body
+---@field read_trailers fun(self: resty.mtls.response): nil, string? lets headers find trailers
+
+---@class resty.mtls.proxy_options
+---@field http_proxy? string http://host:port or https://host:port, possibly with user:password@
+---@field http_proxy_authorization? string value of Proxy-Authorization
+---@field https_proxy? string
+---@field https_proxy_authorization? string
+---@field no_proxy? string hosts, domain suffixes, networks (10.0.0.0/8) or *, separated by commas
+---@field from_env? boolean take what is not given from http_proxy, https_proxy and no_proxy
+
+---@class resty.mtls.connect_options
+---@field scheme? "http"|"https"
+---@field host string host name, address, or unix:/path
+---@field port? integer 80 or 443 by default
+---@field pool? string narrows the sharing of idle connections to callers with the same name
+---@field pool_size? integer idle connections to keep; with `backlog` also the bound on those in use
+---@field backlog? integer operations that may wait for a connection when `pool_size` are in use
+---@field proxy_opts? resty.mtls.proxy_options
+---@field ssl_verify? boolean verify the server's certificate; true by default
+---@field ssl_server_name? string SNI and the name to verify; `host` by default
+---@field ssl_cert? string PEM certificate, its chain behind it
+---@field ssl_key? string PEM key of the certificate
+---@field ssl_cert_path? string file with what `ssl_cert` takes
+---@field ssl_key_path? string file with what `ssl_key` takes
+---@field ssl_client_cert? string another name of `ssl_cert`
+---@field ssl_client_priv_key? string another name of `ssl_key`
+---@field ssl_trusted_certificate? string PEM CAs, or a file of them; the system's by default
+
+---@class resty.mtls.request_params
+---@field method? string GET by default
+---@field path? string / by default
+---@field query? string|table
+---@field headers? table<string, string|number|string[]>
+---@field body? string|string[]|fun(): string?, string?
+---@field version? number 1.1 by default, or 1.0
+---@field use_default_user_agent? boolean false sends no User-Agent unless one is in `headers`
+---@field retry_stale? boolean false never sends a request again whose pooled connection was dead
+---@field max_header_size? integer bytes of the response head; 65536 by default
+---@field max_headers? integer header lines of the response; 100 by default, 1000 at the most
+---@field max_body_size? integer bytes of the response body; unlimited by default

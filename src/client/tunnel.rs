@@ -1,0 +1,68 @@
+//! The tunnel through an HTTP proxy: CONNECT (RFC 9110, section 9.3.6).
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::Proxy;
+use crate::error::{Cause, Error, Result, Stage};
+use crate::http1::{self, Limits, Malformed};
+use crate::net::{Endpoint, Transport};
+
+/// Asks the proxy at the other end of `transport` to connect it to `endpoint`.
+///
+/// # Errors
+///
+/// The proxy's refusal, or why its answer could not be used.
+pub async fn open(
+    mut transport: Transport,
+    endpoint: &Endpoint,
+    proxy: &Proxy,
+) -> Result<Transport> {
+    let closed = |_| Error::closed(Stage::Proxy);
+    let request = request(endpoint, proxy)?;
+    transport.write_all(&request).await.map_err(closed)?;
+    transport.flush().await.map_err(closed)?;
+
+    let limits = Limits::default();
+    let malformed = |malformed| Error::malformed(Stage::Proxy, &malformed);
+    let mut buffer = Vec::new();
+    loop {
+        let end = loop {
+            if let Some(end) = http1::find_end(&buffer, 0) {
+                break end;
+            }
+            if buffer.len() > limits.head_bytes {
+                let limit = "max_header_size";
+                return Err(malformed(Malformed::HeadTooLarge { limit }));
+            }
+            if transport.read_buf(&mut buffer).await.map_err(closed)? == 0 {
+                return Err(Error::closed(Stage::Proxy));
+            }
+        };
+        let head = http1::parse(&buffer[..end], &limits).map_err(malformed)?;
+        buffer.drain(..end);
+        match head.status {
+            100..=199 => {}
+            200..=299 if buffer.is_empty() => return Ok(transport),
+            // Behind the tunnel it is for us to speak first; this is not the server.
+            200..=299 => return Err(malformed(Malformed::StatusLine)),
+            status => return Err(Error::new(Stage::Proxy, Cause::ProxyRefused { status })),
+        }
+    }
+}
+
+fn request(endpoint: &Endpoint, proxy: &Proxy) -> Result<Vec<u8>> {
+    let Endpoint::Tcp(host, port) = endpoint else {
+        return Err(Error::bad_argument(
+            "a unix socket cannot be reached through a proxy",
+        ));
+    };
+    let authority = super::authority(host, *port);
+    let mut request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n").into_bytes();
+    if let Some(authorization) = &proxy.authorization {
+        request.extend_from_slice(b"Proxy-Authorization: ");
+        request.extend_from_slice(authorization);
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"\r\n");
+    Ok(request)
+}
