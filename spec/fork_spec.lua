@@ -173,7 +173,8 @@ describe("a module that is loaded in the master", function()
         local master = tonumber(process.wait_until("the daemon runs", function()
             return (fs.read(gateway.dir .. "/nginx.pid") or ""):match("%d+")
         end))
-        finally(function() posix.kill(master, "KILL") end)
+        -- A daemon leads a process group, in which its workers are.
+        finally(function() posix.kill(-master, "KILL") end)
 
         assert.matches("subject: CN=client%-a", gateway:result_of("init"))
         gets_answers(gateway)

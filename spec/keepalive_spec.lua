@@ -37,6 +37,12 @@ local function pack(...)
 end
 
 
+local function assert_not_open(values)
+    assert.equals(3, values.n)
+    assert.same({ nil, "closed", "closed" }, { values[1], values[2], values[3].code })
+end
+
+
 -- What was done to the first connection must not have left it in the pool.
 local function assert_next_is_new(tls)
     local httpc = connected(tls)
@@ -93,9 +99,9 @@ describe("a kept connection", function()
         local httpc = connected()
         get(httpc)
         assert.equals(1, httpc:set_keepalive())
-        assert.same({ n = 2, nil, "closed" }, pack(httpc:get_reused_times()))
-        assert.same({ n = 2, nil, "closed" }, pack(httpc:set_keepalive()))
-        assert.same({ n = 2, nil, "closed" }, pack(httpc:close()))
+        assert_not_open(pack(httpc:get_reused_times()))
+        assert_not_open(pack(httpc:set_keepalive()))
+        assert_not_open(pack(httpc:close()))
         local res, err = httpc:request({ path = "/" })
         assert.is_nil(res)
         assert.equals("closed", err)
@@ -160,9 +166,9 @@ end)
 describe("a connection is not kept", function()
     it("without having been made", function()
         local httpc = http.new()
-        assert.same({ n = 2, nil, "closed" }, pack(httpc:set_keepalive()))
-        assert.same({ n = 2, nil, "closed" }, pack(httpc:get_reused_times()))
-        assert.same({ n = 2, nil, "closed" }, pack(httpc:close()))
+        assert_not_open(pack(httpc:set_keepalive()))
+        assert_not_open(pack(httpc:get_reused_times()))
+        assert_not_open(pack(httpc:close()))
     end)
 
     it("after it was closed", function()
@@ -170,7 +176,7 @@ describe("a connection is not kept", function()
                                           { HEAD, answer("second"), peer.hang() } } })
         local httpc = connected()
         assert.same({ n = 1, 1 }, pack(httpc:close()))
-        assert.same({ n = 2, nil, "closed" }, pack(httpc:set_keepalive()))
+        assert_not_open(pack(httpc:set_keepalive()))
         server:wait_for_event("1 closed")
         assert_next_is_new()
     end)
@@ -200,9 +206,10 @@ describe("a connection is not kept", function()
         local httpc = connected()
         assert(httpc:request({ path = "/" }))
         local values = pack(httpc:set_keepalive())
-        assert.equals(2, values.n)
+        assert.equals(3, values.n)
         assert.is_nil(values[1])
         assert.matches("^unread data in buffer", values[2])
+        assert.is_string(values[3].code)
         assert_next_is_new()
     end)
 
@@ -246,21 +253,50 @@ describe("a connection is not kept", function()
         end)
     end
 
-    it("while the response to what was sent is due", function()
-        server = peer.start({ scripts = {
-            { HEAD, peer.receive_until("\r\n\r\n"), answer("first"), peer.hang() },
-            { HEAD, answer("second"), peer.hang() },
-        } })
-        local httpc = connected()
-        assert(httpc:send_request({ path = "/first" }))
-        assert.not_equals(1, (httpc:set_keepalive()))
-        assert_next_is_new()
-    end)
+    -- Whoever got it next would be answered with the response to somebody else's request.
+    for name, case in pairs({
+        ["the response to what was sent"] = {
+            server = { HEAD, peer.hang() },
+            leave = function(httpc) assert(httpc:send_request({})) end,
+        },
+        ["the second of two responses"] = {
+            server = { HEAD, answer("first"), HEAD, peer.hang() },
+            leave = function(httpc)
+                assert(httpc:send_request({}))
+                assert(httpc:send_request({}))
+                assert.equals("first", assert(httpc:read_response({})):read_body())
+            end,
+        },
+        ["a pipelined response"] = {
+            server = { HEAD, answer("first"), HEAD, peer.hang() },
+            leave = function(httpc)
+                local responses = assert(httpc:request_pipeline({ {}, {} }))
+                assert.equals("first", responses[1]:read_body())
+            end,
+        },
+        ["the rest of a request body"] = {
+            server = { HEAD, peer.hang() },
+            leave = function(httpc)
+                assert.is_nil((httpc:send_request({
+                    method = "POST", headers = { ["Content-Length"] = 100 },
+                    body = function() return nil, "no more" end,
+                })))
+            end,
+        },
+    }) do
+        it("while " .. name .. " is due", function()
+            server = peer.start({ scripts = { case.server,
+                                              { HEAD, answer("second"), peer.hang() } } })
+            local httpc = connected()
+            case.leave(httpc)
+            assert.not_equals(1, (httpc:set_keepalive()))
+            assert_next_is_new()
+        end)
+    end
 
     it("after a request whose body came to an early end", function()
         server = peer.start({ scripts = {
-            { HEAD, peer.receive_until("\r\n\r\n"), answer("first"), peer.hang() },
-            { HEAD, answer("second"), peer.hang() },
+            { HEAD, peer.hang() }, { HEAD, answer("second"), peer.hang() },
         } })
         local httpc = connected()
         local res, err = httpc:request({

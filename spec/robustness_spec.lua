@@ -175,7 +175,7 @@ describe("wrong arguments of the API", function()
             end
             for i = 1, wrong_count do
                 local value = wrong[i]
-                local shown = "(" .. tostring(value):sub(1, 20) .. ")"
+                local shown = "(" .. tostring(value):sub(1, 20):gsub("[^ -~]", "?") .. ")"
         ]] .. attempts .. [[
             end
             collectgarbage()
@@ -193,7 +193,10 @@ describe("wrong arguments of the API", function()
             local httpc = http.new()
             for _, name in ipairs({ "connect", "request", "send_request", "read_response",
                                     "request_uri", "parse_uri", "set_timeout", "set_timeouts",
-                                    "set_keepalive", "get_reused_times", "close" }) do
+                                    "set_keepalive", "get_reused_times", "close",
+                                    "tcp_only_connect", "ssl_handshake", "tls_handshake",
+                                    "connect_proxy", "set_proxy_options", "get_proxy_uri",
+                                    "request_pipeline" }) do
                 try(name .. shown, httpc[name], httpc, value)
                 try(name .. "({}, " .. shown, httpc[name], httpc, {}, value)
             end

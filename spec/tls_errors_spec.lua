@@ -190,9 +190,9 @@ describe("a server certificate", function()
         assert.matches("clock", hint)
     end)
 
-    it("that is not valid yet gives server_certificate_invalid", function()
+    it("that is not valid yet gives server_certificate_not_yet_valid", function()
         assert.matches("not valid yet", (refusals("server-not-yet-valid",
-                                                  "server_certificate_invalid")))
+                                                  "server_certificate_not_yet_valid")))
     end)
 
     it("for another name gives server_name_mismatch, with the names that it has", function()

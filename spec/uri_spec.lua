@@ -2,6 +2,7 @@ local certs = require("spec.support.certs")
 local http = require("resty.mtls.http")
 local nginx = require("spec.support.nginx")
 local peer = require("spec.support.peer")
+local system = require("system")
 local upstream = require("spec.support.nginx.upstream")
 
 
@@ -100,12 +101,20 @@ describe("request_uri", function()
         assert.equals("1", echo(base .. "/echo", options).connection_requests)
         local httpc = http.new()
         assert(httpc:request_uri(base .. "/echo", options))
-        assert.same({ nil, "closed" }, { httpc:close() })
+        local closed, err = httpc:close()
+        assert.is_nil(closed)
+        assert.equals("closed", err)
     end)
 
-    it("keeps no more connections than keepalive_pool, for no longer than keepalive_timeout",
-       function()
-        local options = params("few", { keepalive_pool = 1, keepalive_timeout = 60000 })
+    it("keeps a connection for no longer than keepalive_timeout", function()
+        local options = params("short", { keepalive_timeout = 20 })
+        assert.equals("1", echo(base .. "/echo", options).connection_requests)
+        system.sleep(0.03)
+        assert.equals("1", echo(base .. "/echo", options).connection_requests)
+    end)
+
+    it("keeps no more connections than keepalive_pool", function()
+        local options = params("few", { keepalive_pool = 1 })
         local first, second = http.new(), http.new()
         local target = { scheme = "http", host = "127.0.0.1", port = server.ports.plain,
                          pool = "few" }
@@ -205,9 +214,10 @@ describe("parse_uri", function()
                                "http:///path", "unix:/tmp/socket", "http://[::1/",
                                "http://example.com:99999/" }) do
             local values = pack(http:parse_uri(uri))
-            assert.equals(2, values.n)
+            assert.equals(3, values.n)
             assert.is_nil(values[1])
             assert.equals("bad uri: " .. uri, values[2])
+            assert.equals("bad_argument", values[3].code)
         end
         assert.is_nil((http:parse_uri(nil)))
     end)

@@ -79,7 +79,8 @@ local function with_gateway(opts, check)
     opts.init = "require('lfs')"
     local gateway = nginx.gateway(opts)
     local worker = gateway:worker_pids()[1]
-    check(function(chunk) return gateway:run(TOOLS .. chunk, { vars = vars }) end, gateway)
+    finally(function() gateway.process:kill() end)
+    check(function(chunk) return gateway:run(TOOLS .. chunk, { vars = vars }) end)
     gateway:stop()
     for _, level in ipairs({ "warn", "error", "crit", "alert", "emerg" }) do
         for line in gateway:error_log():gmatch("[^\n]*%[" .. level .. "%][^\n]*") do
@@ -244,6 +245,7 @@ end)
 describe("without sockets for the dispatcher", function()
     it("requests are answered all the same", function()
         local gateway = nginx.gateway({ vars = vars })
+        finally(function() gateway.process:kill() end)
         assert.equals("8\ntrue\n8\n", gateway:run(TOOLS .. [[
             local tcp = ngx.socket.tcp
             ngx.socket.tcp = function()
@@ -255,6 +257,5 @@ describe("without sockets for the dispatcher", function()
             ngx.socket.tcp = tcp
             print(answers(8))
         ]], { vars = vars }))
-        gateway:stop()
     end)
 end)

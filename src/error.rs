@@ -57,6 +57,12 @@ pub enum Cause {
         option: &'static str,
         reason: String,
     },
+    Unreadable {
+        option: &'static str,
+        path: String,
+        reason: String,
+    },
+    NoSystemTrust,
     KeyMismatch {
         certificate: &'static str,
         key: &'static str,
@@ -86,6 +92,9 @@ pub enum Cause {
         reason: String,
     },
     ServerCertificateExpired {
+        reason: String,
+    },
+    ServerCertificateNotYetValid {
         reason: String,
     },
     ServerNameMismatch {
@@ -146,6 +155,11 @@ impl Error {
         Self::new(stage, Cause::Closed)
     }
 
+    /// There is no connection to do something on.
+    pub fn not_connected() -> Self {
+        Self::closed(Stage::Send).with_hint("there is no open connection: call connect first")
+    }
+
     /// Replaces the general hint by one that knows more.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
@@ -200,6 +214,8 @@ impl Cause {
             Self::BadArgument(_) | Self::BadRequest(_) => "bad_argument",
             Self::BadCertificatePem { .. } => "bad_certificate_pem",
             Self::BadKeyPem { .. } => "bad_key_pem",
+            Self::Unreadable { option, .. } if option.contains("key") => "bad_key_pem",
+            Self::Unreadable { .. } | Self::NoSystemTrust => "bad_certificate_pem",
             Self::KeyMismatch { .. } => "key_mismatch",
             Self::KeyEncrypted { .. } => "key_encrypted",
             Self::DnsFailed { .. } => "dns_failed",
@@ -218,6 +234,7 @@ impl Cause {
             Self::Closed => "closed",
             Self::ServerCertificateUntrusted { .. } => "server_certificate_untrusted",
             Self::ServerCertificateExpired { .. } => "server_certificate_expired",
+            Self::ServerCertificateNotYetValid { .. } => "server_certificate_not_yet_valid",
             Self::ServerNameMismatch { .. } => "server_name_mismatch",
             Self::ServerCertificateInvalid { .. } => "server_certificate_invalid",
             Self::ClientCertificateRequired { .. } => "client_certificate_required",
@@ -247,6 +264,14 @@ impl Cause {
                  2048 bits, ECDSA P-256, P-384 or P-521, or Ed25519"
             )
             .into(),
+            Self::Unreadable { option, .. } => format!(
+                "check the path in {option}, and that the user that nginx's workers run as may \
+                 read it"
+            )
+            .into(),
+            Self::NoSystemTrust => "install the package ca-certificates, or give the CAs to trust \
+                 in ssl_trusted_certificate"
+                .into(),
             Self::KeyMismatch { certificate, key } => format!(
                 "give {key} that belongs to the first certificate in {certificate}: their public \
                  keys differ (compare `openssl x509 -noout -pubkey` with `openssl pkey -pubout`)"
@@ -306,6 +331,10 @@ impl Cause {
             Self::ServerCertificateExpired { .. } => {
                 "renew the server's certificate, or check this machine's clock".into()
             }
+            Self::ServerCertificateNotYetValid { .. } => {
+                "check this machine's clock and the server's: the certificate becomes valid later"
+                    .into()
+            }
             Self::ServerNameMismatch { presented, .. } if presented.is_empty() => {
                 "the server's certificate has no subjectAltName; the common name is not used. \
                  Reissue it with a subjectAltName"
@@ -357,6 +386,15 @@ impl fmt::Display for Error {
             Cause::BadKeyPem { option, reason } => {
                 write!(f, "bad private key in '{option}': {reason}")
             }
+            Cause::Unreadable {
+                option,
+                path,
+                reason,
+            } => write!(
+                f,
+                "cannot read the file {path} given in '{option}': {reason}"
+            ),
+            Cause::NoSystemTrust => f.write_str("the system has no CA bundle to trust"),
             Cause::KeyMismatch { certificate, key } => write!(
                 f,
                 "key mismatch: '{key}' is not the key of the certificate in '{certificate}'"
@@ -387,6 +425,11 @@ impl fmt::Display for Error {
                 f,
                 "handshake failed: certificate verify failed: the server's certificate has \
                  expired: {reason}"
+            ),
+            Cause::ServerCertificateNotYetValid { reason } => write!(
+                f,
+                "handshake failed: certificate verify failed: the server's certificate is not \
+                 valid yet: {reason}"
             ),
             Cause::ServerNameMismatch {
                 expected,

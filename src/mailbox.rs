@@ -190,6 +190,12 @@ async fn watch(mailbox: Arc<Mailbox>, waker: WakerId) {
         let Some((_, socket)) = state.wakers.iter().find(|(id, _)| *id == waker) else {
             return;
         };
+        if socket.is_closed() {
+            // Its light thread was killed. Nobody else will remove it.
+            drop(state);
+            mailbox.remove_waker(waker);
+            return;
+        }
         let idle = state.in_flight == 0 && seen == Some(state.submitted);
         seen = Some(state.submitted);
         let socket = idle.then(|| socket.clone());
@@ -201,6 +207,17 @@ async fn watch(mailbox: Arc<Mailbox>, waker: WakerId) {
 }
 
 impl WakeSocket {
+    /// Whether the other end is gone. It never sends anything.
+    fn is_closed(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit(); 1];
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        let peeked = match self {
+            Self::Unix(stream) => SockRef::from(stream).recv_with_flags(&mut byte, flags),
+            Self::Tcp(stream) => SockRef::from(stream).recv_with_flags(&mut byte, flags),
+        };
+        !matches!(peeked, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
     fn send(&self, bytes: &[u8]) -> std::io::Result<usize> {
         let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
         match self {

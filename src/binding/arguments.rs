@@ -214,6 +214,7 @@ fn is_idempotent(method: &[u8]) -> bool {
 fn string(lua: &Lua, params: &Table, name: &str) -> Result<Option<Vec<u8>>> {
     match get(params, name)? {
         Value::Nil => Ok(None),
+        value @ Value::Boolean(_) => Err(wrong_type(name, "a string", &value)),
         value => bytes(lua, name, &value).map(Some),
     }
 }

@@ -82,6 +82,9 @@ impl ClientHandle {
         traceparent: Option<&LuaString>,
     ) -> Result<Exchange> {
         let destination = self.destination.as_deref();
+        if destination.is_none() {
+            return Err(Error::not_connected());
+        }
         let path_prefix = destination.and_then(Destination::path_prefix);
         let defaults = Defaults {
             host: destination.and_then(Destination::host_header),
@@ -225,8 +228,7 @@ fn add_exchanging<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
                 bytes.truncate(head);
             }
             this.begin(&mut mailbox, id, |client, timeouts, completion| {
-                client.count_request();
-                client.send(bytes, timeouts, completion)
+                client.send_request(bytes, timeouts, completion)
             })?;
             Ok((true, exchange.continue_at.is_some()))
         }))

@@ -1,5 +1,6 @@
 //! The mailbox of a Lua VM, as `lua/resty/mtls/wait.lua` uses it.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +17,14 @@ use crate::runtime::Engine;
 pub struct MailboxHandle {
     mailbox: Option<Arc<Mailbox>>,
     engine: Option<&'static Engine>,
-    listener: Option<Listener>,
+    /// Wake sockets that nginx is about to connect to, by number: connecting over loopback yields,
+    /// so that several light threads may be at it.
+    listeners: HashMap<u32, Listener>,
+    last_listener: u32,
 }
+
+/// number, address, port or nil, token or nil
+type Listening = (u32, String, Option<u16>, Option<String>);
 
 impl MailboxHandle {
     /// Announces an operation.
@@ -38,26 +45,26 @@ impl MailboxHandle {
         Ok(mailbox)
     }
 
-    fn listen(&mut self, prefix: Option<String>) -> Result<(String, Option<u16>, Option<String>)> {
+    fn listen(&mut self, prefix: Option<String>) -> Result<Listening> {
         let failed = |error| Error::internal(format!("cannot open a wake socket: {error}"));
         let listener = Listener::open(prefix.map(PathBuf::from).as_deref()).map_err(failed)?;
         let (address, loopback) = listener.address().map_err(failed)?;
         let (port, token) = loopback
             .map(|(port, token)| (port, token.to_owned()))
             .unzip();
-        self.listener = Some(listener);
-        Ok((address, port, token))
+        self.last_listener = self.last_listener.wrapping_add(1);
+        self.listeners.insert(self.last_listener, listener);
+        Ok((self.last_listener, address, port, token))
     }
 
-    fn accept(&mut self) -> Result<WakerId> {
+    fn accept(&mut self, number: u32) -> Result<WakerId> {
         let failed = |error| Error::internal(format!("cannot open a wake socket: {error}"));
         let listener = self
-            .listener
-            .take()
-            .ok_or_else(|| Error::internal("no wake socket was asked for"))?;
-        Ok(self
-            .current()?
-            .add_waker(listener.accept().map_err(failed)?))
+            .listeners
+            .remove(&number)
+            .ok_or_else(|| Error::internal("no such wake socket was asked for"))?;
+        let socket = listener.accept().map_err(failed)?;
+        Ok(self.current()?.add_waker(socket))
     }
 }
 
@@ -82,16 +89,22 @@ impl UserData for MailboxHandle {
                 Ok(this.current()?.block(id, Duration::from_millis(limit)))
             }))
         });
-        // listen(nginx prefix or nil) -> address, port or nil, token or nil
+        // listen(nginx prefix or nil) -> number, address, port or nil, token or nil
         methods.add_method_mut("listen", |_, this, prefix: Option<String>| {
             Ok(guarded(|| this.listen(prefix)))
         });
-        // accept() -> waker: the connection that was made to what `listen` gave
-        methods.add_method_mut("accept", |_, this, ()| Ok(guarded(|| this.accept())));
+        // accept(number) -> waker: the connection that was made to what `listen` gave
+        methods.add_method_mut("accept", |_, this, number: u32| {
+            Ok(guarded(|| this.accept(number)))
+        });
+        // forget(number): nobody connects to what `listen` gave
+        methods.add_method_mut("forget", |_, this, number: u32| {
+            this.listeners.remove(&number);
+            Ok(())
+        });
         // remove(waker)
         methods.add_method_mut("remove", |_, this, waker: WakerId| {
             Ok(guarded(|| {
-                this.listener = None;
                 this.current()?.remove_waker(waker);
                 Ok(())
             }))

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_rustls::client::TlsStream;
 
 use super::tunnel;
 use super::{Connection, Destination, Timeouts, TlsTarget};
@@ -37,11 +39,14 @@ pub async fn open(
     permit: Option<OwnedSemaphorePermit>,
 ) -> Result<Connection> {
     let destination = route.destination.clone();
+    let target = prepare(destination.tls.as_ref(), timeouts).await?;
+    let proxy = destination.proxy.as_ref();
+    let proxy_target = prepare(proxy.and_then(|proxy| proxy.tls.as_ref()), timeouts).await?;
     let transport = match &destination.proxy {
         None => dial(engine, &route, &destination.endpoint, timeouts).await?,
         Some(proxy) => {
             let mut transport = dial(engine, &route, &proxy.endpoint, timeouts).await?;
-            if let Some(target) = &proxy.tls {
+            if let Some(target) = proxy_target {
                 let (stream, _) = shake_hands(engine, target, transport, timeouts).await?;
                 transport = Transport::Proxy(Box::new(stream));
             }
@@ -52,7 +57,7 @@ pub async fn open(
             transport
         }
     };
-    match &destination.tls {
+    match target {
         None => Ok(Connection::plain(transport, route, permit, &engine.stats)),
         Some(target) => {
             let (stream, session) = shake_hands(engine, target, transport, timeouts).await?;
@@ -73,7 +78,7 @@ pub async fn upgrade(
     destination: Arc<Destination>,
     timeouts: Timeouts,
 ) -> Result<Connection> {
-    let Some(target) = &destination.tls else {
+    let Some(target) = prepare(destination.tls.as_ref(), timeouts).await? else {
         return Ok(connection);
     };
     let (transport, route, rest) = connection.into_plain()?;
@@ -105,13 +110,25 @@ async fn dial(
     within(limit, Stage::Connect, dialling).await
 }
 
+/// What a handshake needs: keys and trust anchors that have been read, and the server's name.
+type Prepared = (tls::Loaded, ServerName<'static>);
+
+async fn prepare(target: Option<&TlsTarget>, timeouts: Timeouts) -> Result<Option<Prepared>> {
+    let Some(target) = target else {
+        return Ok(None);
+    };
+    let preparing = tls::prepare(&target.profile);
+    let loaded = within(timeouts.connect(), Stage::Options, preparing).await?;
+    Ok(Some((loaded, target.server_name.clone())))
+}
+
 async fn shake_hands(
     engine: &'static Engine,
-    target: &TlsTarget,
+    (loaded, server_name): Prepared,
     transport: Transport,
     timeouts: Timeouts,
-) -> Result<(tokio_rustls::client::TlsStream<Transport>, tls::Session)> {
-    let handshake = tls::handshake(&target.profile, target.server_name.clone(), transport);
+) -> Result<(TlsStream<Transport>, tls::Session)> {
+    let handshake = tls::handshake(loaded, server_name, transport);
     let shaken = within(timeouts.connect(), Stage::Tls, handshake).await;
     match &shaken {
         Ok((_, session)) if session.resumed => engine.stats.handshakes_resumed.increment(),

@@ -28,6 +28,12 @@ pub struct Connection {
     pub keeps_alive: bool,
     /// Its place among the connections in use, where their number is bounded.
     pub permit: Option<OwnedSemaphorePermit>,
+    /// Responses to what was sent that have not been read. While there are any, whoever got the
+    /// connection would be answered with somebody else's response.
+    pub responses_due: u32,
+    /// How reading ended while nobody asked: an alert is told once, and what comes after it on a
+    /// reset connection says nothing.
+    ended: Option<io::Result<usize>>,
     route: Route,
     open: Open,
 }
@@ -102,6 +108,8 @@ impl Connection {
             reused: 0,
             keeps_alive: true,
             permit,
+            responses_due: 0,
+            ended: None,
             route,
             open,
         }
@@ -177,8 +185,29 @@ impl Connection {
         }
     }
 
+    /// Reads ahead while something else is being done. True when there is something new: data, the
+    /// end, or an error, which the next [`Self::poll_fill`] returns.
+    pub fn poll_look_ahead(&mut self, cx: &mut Context<'_>) -> bool {
+        match self.poll_fill(cx) {
+            Poll::Ready(Ok(1..)) => true,
+            Poll::Ready(end) => {
+                self.ended = Some(end);
+                true
+            }
+            Poll::Pending => false,
+        }
+    }
+
+    /// Whether reading has ended, be it with an error.
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
     /// Reads more into the buffer: how many bytes, 0 at the end of the connection.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Some(end) = self.ended.take() {
+            return Poll::Ready(end);
+        }
         let start = self.buffer.len();
         self.buffer.resize(start + READ_SIZE, 0);
         let mut space = ReadBuf::new(&mut self.buffer[start..]);

@@ -1,6 +1,8 @@
 //! The operations of a client, as the Lua thread calls them.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use super::body::{Body, Taken};
@@ -127,6 +129,7 @@ impl Client {
     pub fn request(&self, exchange: Exchange, completion: Completion) -> Result<()> {
         let mut connection = self.take_connection()?;
         self.engine.stats.requests.increment();
+        connection.responses_due += 1;
         let first = exchange.continue_at.unwrap_or(exchange.bytes.len());
         let sent = connection.write_now(&exchange.bytes[..first]);
         let shared = self.shared.clone();
@@ -144,6 +147,7 @@ impl Client {
                 match open(engine, route, exchange.timeouts, permit).await {
                     Ok(fresh) => {
                         *connection = fresh;
+                        connection.responses_due = 1;
                         result = exchange.run(&mut connection, 0).await;
                     }
                     Err(error) => return shared.conclude(Phase::Closed, Err(error), completion),
@@ -159,13 +163,24 @@ impl Client {
         Ok(())
     }
 
-    /// Operation: writes bytes: a request head, or part of a request body.
+    /// Operation: writes part of a request body.
     ///
     /// # Errors
     ///
     /// There is no connection, or another operation has it.
     pub fn send(&self, bytes: Vec<u8>, timeouts: Timeouts, completion: Completion) -> Result<()> {
-        let mut connection = self.take_connection()?;
+        let connection = self.take_connection()?;
+        self.write(connection, bytes, timeouts, completion);
+        Ok(())
+    }
+
+    fn write(
+        &self,
+        mut connection: Box<Connection>,
+        bytes: Vec<u8>,
+        timeouts: Timeouts,
+        completion: Completion,
+    ) {
         let sent = connection.write_now(&bytes);
         let shared = self.shared.clone();
         self.begin(async move {
@@ -182,7 +197,6 @@ impl Client {
                 Err(error) => shared.conclude(Phase::Closed, Err(error), completion),
             }
         });
-        Ok(())
     }
 
     /// Operation: reads the response to what was sent.
@@ -245,9 +259,22 @@ impl Client {
         self.shared.lock().response.as_mut()?.summary.take()
     }
 
-    /// Counts a request that is sent by itself.
-    pub fn count_request(&self) {
+    /// Operation: writes a request, or its head, and reads nothing.
+    ///
+    /// # Errors
+    ///
+    /// There is no connection, or another operation has it.
+    pub fn send_request(
+        &self,
+        bytes: Vec<u8>,
+        timeouts: Timeouts,
+        completion: Completion,
+    ) -> Result<()> {
+        let mut connection = self.take_connection()?;
         self.engine.stats.requests.increment();
+        connection.responses_due += 1;
+        self.write(connection, bytes, timeouts, completion);
+        Ok(())
     }
 
     /// Takes the next part of the body: at most `max` bytes, or else a wire chunk or all of it.
@@ -326,6 +353,10 @@ impl Client {
         let Phase::Idle(mut connection) = phase else {
             return Released::None;
         };
+        if connection.responses_due > 0 {
+            connection.close();
+            return Released::Unread;
+        }
         if !connection.keeps_alive || !connection.buffer.is_empty() {
             connection.close();
             return Released::Closed;
@@ -401,8 +432,7 @@ impl Client {
             }
             Phase::Closed => {
                 state.phase = Phase::Closed;
-                Err(Error::closed(Stage::Send)
-                    .with_hint("there is no open connection: call connect first"))
+                Err(Error::not_connected())
             }
             Phase::Busy => Err(Error::bad_argument(
                 "the connection is busy: another light thread uses it, or the body of the \
@@ -435,13 +465,14 @@ async fn respond(
     framing: Framing,
     completion: Completion,
 ) {
+    connection.responses_due = connection.responses_due.saturating_sub(1);
     let mut body = Body::new(framing, exchange.limits, exchange.max_body_size);
     let mut progress = body.decode(&mut connection.buffer);
     if let Ok(false) = progress {
         // Mostly the body of a small response has come with its head. Whatever is there now is
         // decoded before the consumer is woken, which spares it a second wait.
-        let ready = std::future::poll_fn(|cx| std::task::Poll::Ready(connection.poll_fill(cx)));
-        if let std::task::Poll::Ready(read) = ready.await {
+        let ready = poll_fn(|cx| Poll::Ready(connection.poll_fill(cx)));
+        if let Poll::Ready(read) = ready.await {
             progress = take_in(&mut body, &mut connection, read);
         }
     }

@@ -205,8 +205,8 @@ pub async fn write(
             // The response has to be read meanwhile: a server that answers before it has read
             // everything may otherwise never read the rest, and both sides would wait.
             if connection.buffer.len() < EARLY_LIMIT
-                && let Poll::Ready(Ok(1..)) = connection.poll_fill(cx)
-                && answers_with_error(&connection.buffer)
+                && connection.poll_look_ahead(cx)
+                && (connection.has_ended() || answers_with_error(&connection.buffer))
             {
                 return Poll::Ready(Ok(Step::Answered));
             }

@@ -3,5 +3,5 @@
 mod resolve;
 mod transport;
 
-pub use resolve::{Resolver, in_network, literal};
+pub use resolve::{Resolver, in_network, literal, without_brackets};
 pub use transport::{Endpoint, Transport, tcp, unix};

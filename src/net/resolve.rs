@@ -10,11 +10,14 @@ use crate::error::{Cause, Error, Result, Stage};
 /// The addresses of a name, or what the literal address says.
 pub fn literal(host: &str) -> Option<IpAddr> {
     // `[::1]` is how a URI spells an IPv6 address (RFC 3986, 3.2.2).
-    bare(host).parse().ok()
+    without_brackets(host).parse().ok()
 }
 
-fn bare(host: &str) -> &str {
-    host.trim_start_matches('[').trim_end_matches(']')
+/// A host without the brackets of an IPv6 address in a URI.
+pub fn without_brackets(host: &str) -> &str {
+    host.strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host)
 }
 
 /// Whether `host` is an address in `network` (`10.0.0.0/8`, `fd00::/8`). A name never is.
@@ -70,7 +73,7 @@ impl Resolver {
             Error::new(Stage::Resolve, Cause::DnsFailed { host, reason })
         };
         let mut addresses = Vec::new();
-        let found = tokio::net::lookup_host((bare(host), 0)).await;
+        let found = tokio::net::lookup_host((without_brackets(host), 0)).await;
         for address in found.map_err(|error| failed(error.to_string()))? {
             if !addresses.contains(&address.ip()) {
                 addresses.push(address.ip());

@@ -5,6 +5,7 @@ use std::io;
 use rustls::{AlertDescription, CertificateError, PeerIncompatible};
 
 use super::handshake::Session;
+use super::identity::Identity;
 use super::observe::ClientAuth;
 use crate::error::{AlertName, Cause, Error, Stage};
 
@@ -41,10 +42,11 @@ pub fn closed(stage: Stage, session: &Session) -> Error {
             "the server asked for a client certificate and none was given, which may be why it \
              closed the connection: set ssl_cert and ssl_key",
         ),
-        Some(ClientAuth::Sent) if stage != Stage::Body => error.with_hint(
-            "the server closed the connection after it was sent the client certificate, which \
+        Some(ClientAuth::Sent | ClientAuth::NoCommonScheme) if stage != Stage::Body => error
+            .with_hint(
+                "the server closed the connection after it was sent the client certificate, which \
              may be why: check ssl_cert, and the server's log",
-        ),
+            ),
         _ => error,
     }
 }
@@ -89,58 +91,111 @@ fn version(stage: Stage, reason: String) -> Error {
 /// A fatal alert from the server (RFC 8446, 6.2; RFC 5246, 7.2.2).
 fn received(alert: AlertDescription, stage: Stage, session: &Session) -> Error {
     let number = u8::from(alert);
-    let cause = match alert {
-        AlertDescription::CertificateRequired | AlertDescription::NoCertificate => {
-            client_certificate(number, session)
-        }
-        AlertDescription::BadCertificate
+    let requested = session.observation.seen().request.is_some();
+    match alert {
+        AlertDescription::CertificateRequired
+        | AlertDescription::NoCertificate
+        | AlertDescription::BadCertificate
         | AlertDescription::UnsupportedCertificate
         | AlertDescription::CertificateRevoked
         | AlertDescription::CertificateExpired
         | AlertDescription::CertificateUnknown
         | AlertDescription::UnknownCA
-        | AlertDescription::AccessDenied => client_certificate(number, session),
-        // TLS 1.2 servers use it for everything, a missing or bad certificate among it.
-        AlertDescription::HandshakeFailure | AlertDescription::DecryptError
-            if session.observation.seen().request.is_some() =>
+        | AlertDescription::AccessDenied => client_certificate(number, stage, session),
+        // TLS 1.2 servers use these for a missing or bad certificate as well: OpenSSL
+        // handshake_failure, GnuTLS decode_error for an empty certificate, OpenSSL
+        // illegal_parameter for a key on a curve that it does not take.
+        AlertDescription::HandshakeFailure
+        | AlertDescription::DecryptError
+        | AlertDescription::DecodeError
+        | AlertDescription::IllegalParameter
+            if requested =>
         {
-            client_certificate(number, session)
+            client_certificate(number, stage, session)
         }
-        AlertDescription::ProtocolVersion => Cause::TlsProtocolVersion {
-            reason: format!(
-                "the server speaks no TLS version that we do ({})",
-                AlertName(number)
-            ),
-            alert: Some(number),
-        },
-        _ => Cause::Tls {
-            reason: format!("the server refused ({})", AlertName(number)),
-            alert: Some(number),
-        },
-    };
-    Error::new(stage, cause)
+        AlertDescription::ProtocolVersion => Error::new(
+            stage,
+            Cause::TlsProtocolVersion {
+                reason: format!(
+                    "the server speaks no TLS version that we do ({})",
+                    AlertName(number)
+                ),
+                alert: Some(number),
+            },
+        ),
+        _ => Error::new(
+            stage,
+            Cause::Tls {
+                reason: format!("the server refused ({})", AlertName(number)),
+                alert: Some(number),
+            },
+        ),
+    }
 }
 
 /// Without a certificate the server misses one; with one it is the one that it does not like.
-fn client_certificate(alert: u8, session: &Session) -> Cause {
-    match (session.observation.seen().request, session.has_identity) {
-        (Some(ClientAuth::NoIdentity), _) | (None, false) => {
-            Cause::ClientCertificateRequired { alert }
+fn client_certificate(alert: u8, stage: Stage, session: &Session) -> Error {
+    match (session.observation.seen().request, &session.identity) {
+        (Some(ClientAuth::NoIdentity), _) | (None, None) => {
+            Error::new(stage, Cause::ClientCertificateRequired { alert })
         }
-        _ => Cause::ClientCertificateRejected { alert: Some(alert) },
+        (Some(ClientAuth::NoCommonScheme), _) => no_common_scheme(Some(alert), stage, session),
+        (_, identity) => {
+            let error = Error::new(
+                stage,
+                Cause::ClientCertificateRejected { alert: Some(alert) },
+            );
+            match identity {
+                Some(identity) => error.with_hint(rejection_hint(identity)),
+                None => error,
+            }
+        }
+    }
+}
+
+fn rejection_hint(identity: &Identity) -> String {
+    let option = identity.certificate_option;
+    let leaf = &identity.leaf;
+    if leaf.has_expired() {
+        return format!(
+            "the client certificate in {option} has expired (valid until {}): renew it",
+            leaf.not_after
+        );
+    }
+    format!(
+        "check the client certificate in {option} (subject {}, issued by {}): the server has to \
+         trust its issuer, intermediate CAs have to stand behind it, and it has to allow clientAuth",
+        leaf.subject, leaf.issuer
+    )
+}
+
+/// The server asked for a certificate and accepts no signature that the identity's key can make.
+pub fn no_common_scheme(alert: Option<u8>, stage: Stage, session: &Session) -> Error {
+    let error = Error::new(stage, Cause::ClientCertificateRejected { alert });
+    match &session.identity {
+        Some(identity) => error.with_hint(format!(
+            "the server accepts no signature that the key in {} can make: use a key of another \
+             kind in {} and {}, or let the server accept more signature algorithms",
+            identity.key_option, identity.certificate_option, identity.key_option
+        )),
+        None => error,
     }
 }
 
 fn server_certificate(error: &CertificateError) -> Cause {
     use CertificateError as Certificate;
-    let reason = error.to_string();
     match error {
         Certificate::UnknownIssuer => Cause::ServerCertificateUntrusted {
             reason: "its issuer is not in the trust list (unable to get local issuer certificate)"
                 .to_owned(),
         },
         Certificate::Expired | Certificate::ExpiredContext { .. } => {
+            let reason = error.to_string();
             Cause::ServerCertificateExpired { reason }
+        }
+        Certificate::NotValidYet | Certificate::NotValidYetContext { .. } => {
+            let reason = error.to_string();
+            Cause::ServerCertificateNotYetValid { reason }
         }
         Certificate::NotValidForNameContext {
             expected,
@@ -149,14 +204,25 @@ fn server_certificate(error: &CertificateError) -> Cause {
             expected: expected.to_str().into_owned(),
             presented: presented.iter().map(|name| plain_name(name)).collect(),
         },
-        _ => Cause::ServerCertificateInvalid { reason },
+        Certificate::Other(other) => Cause::ServerCertificateInvalid {
+            reason: match other.0.to_string().as_str() {
+                "CaUsedAsEndEntity" => "it is a CA's certificate, not a server's".to_owned(),
+                "UnsupportedCertVersion" => "it is not X.509 version 3".to_owned(),
+                reason => reason.to_owned(),
+            },
+        },
+        _ => Cause::ServerCertificateInvalid {
+            reason: error.to_string(),
+        },
     }
 }
 
-/// webpki shows names in its own debug form, `DnsName("a.example")`.
+/// webpki shows names in its own debug form: `DnsName("a.example")`, `IpAddress(127.0.0.1)`.
 fn plain_name(shown: &str) -> String {
-    match shown.split_once("(\"") {
-        Some((_, rest)) => rest.trim_end_matches("\")").to_owned(),
+    match shown.split_once('(') {
+        Some((_, rest)) => rest
+            .trim_matches(|c| matches!(c, '"' | ')' | '('))
+            .to_owned(),
         None => shown.to_owned(),
     }
 }

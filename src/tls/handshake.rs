@@ -11,16 +11,17 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::explain;
+use super::identity::Identity;
 use super::observe::{ClientAuth, Observation};
-use super::profile::Profile;
-use crate::error::{Cause, Error, Result, Stage};
+use super::profile::{Loaded, Profile};
+use crate::error::{Error, Result, Stage};
 
 /// What later errors on an established TLS connection are explained with.
 #[derive(Debug)]
 pub struct Session {
     /// Whether an earlier session was resumed, so that no certificates were exchanged.
     pub resumed: bool,
-    pub(super) has_identity: bool,
+    pub(super) identity: Option<Arc<Identity>>,
     pub(super) observation: Arc<Observation>,
 }
 
@@ -39,29 +40,42 @@ impl Session {
     }
 }
 
-/// Runs the handshake as `profile` says; the server has to be `server_name`.
+/// What a handshake under `profile` needs. It comes before anything is sent, so that a bad key is
+/// told of whether or not the server can be reached.
 ///
 /// # Errors
 ///
-/// Why the profile cannot be used, why the server is not trusted, or why the server refused.
+/// Why the profile cannot be used.
+pub async fn prepare(profile: &Arc<Profile>) -> Result<Loaded> {
+    if let Some(loaded) = profile.ready() {
+        return Ok(loaded);
+    }
+    // Reading files and parsing keys takes milliseconds, in which no connection would be served.
+    let profile = profile.clone();
+    tokio::task::spawn_blocking(move || profile.load())
+        .await
+        .unwrap_or_else(|_| Err(Error::internal("loading the TLS profile failed")))
+}
+
+/// Runs the handshake with what was prepared; the server has to be `server_name`.
+///
+/// # Errors
+///
+/// Why the server is not trusted, or why it refused.
 pub async fn handshake<IO>(
-    profile: &Arc<Profile>,
+    loaded: Loaded,
     server_name: ServerName<'static>,
     io: IO,
 ) -> Result<(TlsStream<IO>, Session)>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let config = match profile.ready() {
-        Some(config) => config,
-        None => load(profile.clone()).await?,
-    };
     let observation = Arc::new(Observation::default());
-    let connecting = TlsConnector::from(config).connect(server_name, io);
+    let connecting = TlsConnector::from(loaded.config).connect(server_name, io);
     let connected = observation.watch(connecting).await;
     let mut session = Session {
         resumed: false,
-        has_identity: profile.has_identity(),
+        identity: loaded.identity,
         observation,
     };
     let stream = connected.map_err(|error| explain::handshake(&error, &session))?;
@@ -69,20 +83,9 @@ where
     // The server asked and rustls had to answer with an empty certificate. Going on would be a
     // request without the identity that the caller asked for.
     if session.observation.seen().request == Some(ClientAuth::NoCommonScheme) {
-        let cause = Cause::ClientCertificateRejected { alert: None };
-        return Err(Error::new(Stage::Tls, cause).with_hint(
-            "use a key of another kind in ssl_key and ssl_cert, or let the server accept more \
-             signature algorithms",
-        ));
+        return Err(explain::no_common_scheme(None, Stage::Tls, &session));
     }
     Ok((stream, session))
-}
-
-/// Reading files and parsing keys takes milliseconds, during which no connection would be served.
-async fn load(profile: Arc<Profile>) -> Result<Arc<rustls::ClientConfig>> {
-    tokio::task::spawn_blocking(move || profile.load())
-        .await
-        .unwrap_or_else(|_| Err(Error::internal("loading the TLS profile failed")))
 }
 
 /// The name that the server has to prove, from `ssl_server_name` or else the host.
@@ -96,7 +99,7 @@ async fn load(profile: Arc<Profile>) -> Result<Arc<rustls::ClientConfig>> {
 pub fn server_name(name: Option<&str>, verify: bool) -> Result<ServerName<'static>> {
     match name {
         Some(name) => {
-            let bare = name.trim_start_matches('[').trim_end_matches(']');
+            let bare = crate::net::without_brackets(name);
             // A trailing dot marks a fully-qualified name and is no part of it in SNI (RFC 6066).
             let bare = bare.strip_suffix('.').unwrap_or(bare);
             ServerName::try_from(bare.to_owned()).map_err(|_| {

@@ -7,6 +7,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::Source;
+use super::leaf::Leaf;
 use super::pem::{self, Block};
 use crate::error::{Cause, Error, Result, Stage};
 
@@ -19,36 +20,56 @@ pub struct IdentitySource {
     pub key: Source,
 }
 
+/// A client identity that can be offered, and what is known of it.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Chain and key.
+    pub certified: Arc<CertifiedKey>,
+    /// Its first certificate.
+    pub leaf: Leaf,
+    /// The option that gave the certificate.
+    pub certificate_option: &'static str,
+    /// The option that gave the key.
+    pub key_option: &'static str,
+}
+
 impl IdentitySource {
     /// Reads and checks the identity. May read files, so it is not for the event loop.
     ///
     /// # Errors
     ///
     /// No or broken PEM, an encrypted key, or a key that is not the leaf certificate's.
-    pub fn load(&self) -> Result<Arc<CertifiedKey>> {
+    pub fn load(&self) -> Result<Identity> {
         let chain = self.chain()?;
-        let key = any_supported_type(&self.private_key()?).map_err(|error| {
-            self.bad_key(format!("the key is not of a supported kind: {error}"))
-        })?;
-        let certified = CertifiedKey::new(chain, key);
-        match certified.keys_match() {
-            Ok(()) => Ok(Arc::new(certified)),
-            Err(rustls::Error::InconsistentKeys(_)) => Err(Error::new(
+        let key = any_supported_type(&self.private_key()?)
+            .map_err(|_| self.bad_key("the key is of a kind or a size that is not supported"))?;
+        let leaf = chain
+            .first()
+            .and_then(Leaf::parse)
+            .ok_or_else(|| self.bad_certificate("the first certificate is not X.509"))?;
+        // Compared here and not by rustls, which reads only version 3 of X.509.
+        if key
+            .public_key()
+            .is_none_or(|public| public.as_ref() != leaf.public_key)
+        {
+            return Err(Error::new(
                 Stage::Options,
                 Cause::KeyMismatch {
                     certificate: self.certificate.option(),
                     key: self.key.option(),
                 },
-            )),
-            Err(_) => Err(self.bad_certificate("the first certificate is not X.509")),
+            ));
         }
+        Ok(Identity {
+            certified: Arc::new(CertifiedKey::new(chain, key)),
+            leaf,
+            certificate_option: self.certificate.option(),
+            key_option: self.key.option(),
+        })
     }
 
     fn chain(&self) -> Result<Vec<CertificateDer<'static>>> {
-        let text = self
-            .certificate
-            .read()
-            .map_err(|reason| self.bad_certificate(reason))?;
+        let text = self.certificate.read()?;
         let blocks = pem::blocks(&text).map_err(|reason| self.bad_certificate(reason))?;
         let chain: Vec<_> = blocks
             .into_iter()
@@ -64,7 +85,7 @@ impl IdentitySource {
     }
 
     fn private_key(&self) -> Result<PrivateKeyDer<'static>> {
-        let text = self.key.read().map_err(|reason| self.bad_key(reason))?;
+        let text = self.key.read()?;
         if pem::is_encrypted_key(&text) {
             let option = self.key.option();
             return Err(Error::new(Stage::Options, Cause::KeyEncrypted { option }));

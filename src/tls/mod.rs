@@ -9,6 +9,7 @@
 mod explain;
 mod handshake;
 mod identity;
+mod leaf;
 mod observe;
 mod pem;
 mod profile;
@@ -20,9 +21,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use handshake::{Session, handshake, server_name};
+use crate::error::{Cause, Error, Result, Stage};
+
+pub use handshake::{Session, handshake, prepare, server_name};
 pub use identity::IdentitySource;
-pub use profile::{Profile, ProfileCache, ProfileOptions};
+pub use profile::{Loaded, Profile, ProfileCache, ProfileOptions};
 pub use trust::TrustSource;
 
 /// Bytes of an option, or the file that has them, with the option's name for errors.
@@ -42,12 +45,19 @@ impl Source {
         }
     }
 
-    fn read(&self) -> Result<Cow<'_, [u8]>, String> {
+    fn read(&self) -> Result<Cow<'_, [u8]>> {
         match self {
             Self::Text(_, text) => Ok(Cow::Borrowed(text)),
-            Self::Path(_, path) => match std::fs::read(path) {
+            Self::Path(option, path) => match std::fs::read(path) {
                 Ok(text) => Ok(Cow::Owned(text)),
-                Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+                Err(error) => Err(Error::new(
+                    Stage::Options,
+                    Cause::Unreadable {
+                        option,
+                        path: path.display().to_string(),
+                        reason: error.to_string(),
+                    },
+                )),
             },
         }
     }

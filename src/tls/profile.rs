@@ -9,6 +9,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, SignatureScheme};
 
+use super::identity::Identity;
 use super::observe::{self, ClientAuth};
 use super::verify::AcceptAnyServer;
 use super::{IdentitySource, TrustSource};
@@ -32,13 +33,22 @@ pub struct ProfileOptions {
 #[derive(Debug)]
 pub struct Profile {
     options: ProfileOptions,
-    config: Mutex<Option<Arc<ClientConfig>>>,
+    loaded: Mutex<Option<Loaded>>,
+}
+
+/// What a handshake under a profile needs.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The configuration, with its session tickets.
+    pub config: Arc<ClientConfig>,
+    /// The identity that it offers.
+    pub identity: Option<Arc<Identity>>,
 }
 
 impl Profile {
-    /// The rustls configuration, if an earlier connection has made it.
-    pub fn ready(&self) -> Option<Arc<ClientConfig>> {
-        self.config
+    /// What an earlier connection has loaded.
+    pub fn ready(&self) -> Option<Loaded> {
+        self.loaded
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
@@ -49,21 +59,16 @@ impl Profile {
     /// # Errors
     ///
     /// What is wrong with the identity or the trust anchors.
-    pub fn load(&self) -> Result<Arc<ClientConfig>> {
-        let config = Arc::new(self.options.client_config()?);
-        let mut ready = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn load(&self) -> Result<Loaded> {
+        let loaded = self.options.load()?;
+        let mut ready = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         // Whoever was first wins: session tickets live in the configuration.
-        Ok(ready.get_or_insert(config).clone())
+        Ok(ready.get_or_insert(loaded).clone())
     }
 
     /// Whether the server's certificate is judged.
     pub fn verifies(&self) -> bool {
         self.options.verify
-    }
-
-    /// Whether there is a client identity to offer.
-    pub fn has_identity(&self) -> bool {
-        self.options.identity.is_some()
     }
 }
 
@@ -82,7 +87,7 @@ impl Hash for Profile {
 }
 
 impl ProfileOptions {
-    fn client_config(&self) -> Result<ClientConfig> {
+    fn load(&self) -> Result<Loaded> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
@@ -93,8 +98,13 @@ impl ProfileOptions {
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(AcceptAnyServer(provider))),
         };
-        let identity = self.identity.as_ref().map(IdentitySource::load);
-        Ok(builder.with_client_cert_resolver(Arc::new(IdentityResolver(identity.transpose()?))))
+        let identity = match &self.identity {
+            Some(source) => Some(Arc::new(source.load()?)),
+            None => None,
+        };
+        let resolver = Arc::new(IdentityResolver(identity.clone()));
+        let config = Arc::new(builder.with_client_cert_resolver(resolver));
+        Ok(Loaded { config, identity })
     }
 
     fn verifier(&self, provider: Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>> {
@@ -106,7 +116,7 @@ impl ProfileOptions {
 
 /// Offers the identity, whatever CAs the server says it accepts: the server decides, and says so.
 #[derive(Debug)]
-struct IdentityResolver(Option<Arc<CertifiedKey>>);
+struct IdentityResolver(Option<Arc<Identity>>);
 
 impl ResolvesClientCert for IdentityResolver {
     fn resolve(
@@ -116,13 +126,13 @@ impl ResolvesClientCert for IdentityResolver {
     ) -> Option<Arc<CertifiedKey>> {
         let auth = match &self.0 {
             None => ClientAuth::NoIdentity,
-            Some(identity) if identity.key.choose_scheme(schemes).is_none() => {
+            Some(identity) if identity.certified.key.choose_scheme(schemes).is_none() => {
                 ClientAuth::NoCommonScheme
             }
             Some(_) => ClientAuth::Sent,
         };
         observe::note(|seen| seen.request = Some(auth));
-        self.0.clone()
+        Some(self.0.as_ref()?.certified.clone())
     }
 
     fn has_certs(&self) -> bool {
@@ -153,7 +163,7 @@ impl ProfileCache {
         }
         let profile = Arc::new(Profile {
             options: options.clone(),
-            config: Mutex::new(None),
+            loaded: Mutex::new(None),
         });
         profiles.insert(options, profile.clone());
         profile

@@ -41,10 +41,7 @@ fn system() -> Result<Arc<RootCertStore>> {
             let found = rustls_native_certs::load_native_certs();
             roots.add_parsable_certificates(found.certs);
             match roots.is_empty() {
-                true => Err(bad_trust(
-                    "ssl_trusted_certificate",
-                    "the system has no CA bundle (package ca-certificates)",
-                )),
+                true => Err(Error::new(Stage::Options, Cause::NoSystemTrust)),
                 false => Ok(Arc::new(roots)),
             }
         })
@@ -53,7 +50,7 @@ fn system() -> Result<Arc<RootCertStore>> {
 
 fn given(source: &Source) -> Result<RootCertStore> {
     let bad = |reason: String| bad_trust(source.option(), reason);
-    let text = source.read().map_err(bad)?;
+    let text = source.read()?;
     let mut roots = RootCertStore::empty();
     for block in pem::blocks(&text).map_err(bad)? {
         if let Block::Certificate(der) = block {

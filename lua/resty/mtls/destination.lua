@@ -83,11 +83,14 @@ end
 
 -- One table for each option value on the way, the profile in the last one.
 local function profile_of(options)
-    local node = profiles
+    local node, has_nan = profiles, false
     for i = 1, #profile_options do
         local value = option(options, profile_options[i])
+        -- NaN cannot be a table key; the native library says what is wrong with it.
         if value == nil then
             value = NONE
+        elseif value ~= value then
+            value, has_nan = NONE, true
         end
         local child = node[value]
         if not child then
@@ -96,7 +99,7 @@ local function profile_of(options)
         end
         node = child
     end
-    if node[PROFILE] then
+    if node[PROFILE] and not has_nan then
         return node[PROFILE]
     end
 
@@ -133,16 +136,22 @@ end
 ---@return integer|table|nil port_or_details
 function _M.endpoint(options)
     local scheme, host, port = options.scheme, options.host, options.port
-    if type(host) ~= "string" or host == "" then
+    if type(host) ~= "string" then
         return bad_argument("bad 'host': expected a string, got " .. type(host))
     end
     if scheme ~= nil and scheme ~= "http" and scheme ~= "https" then
         return bad_argument("bad 'scheme': http or https")
     end
     if sub(host, 1, 5) == "unix:" then
-        -- "unix:///path" is how nginx's own directives may spell it.
         local path = sub(host, 6)
+        if path == "" or find(path, "%z") then
+            return bad_argument("bad 'host': unix: has to be followed by the path of a socket")
+        end
         return scheme or "http", path, nil
+    end
+    -- What ends a host in a URI, and what no name has, is a mistake that DNS would hide.
+    if host == "" or find(host, "[%c%s/@?#\\]") then
+        return bad_argument("bad 'host': neither a host name nor an IP address")
     end
     if scheme and not port then
         return scheme, host, scheme == "https" and 443 or 80

@@ -325,9 +325,9 @@ function _M:request_uri(uri, params)
         return nil, err, details
     end
     local parsed
-    parsed, err = self:parse_uri(uri, false)
+    parsed, err, details = self:parse_uri(uri, false)
     if not parsed then
-        return bad_argument(err)
+        return nil, err, details
     end
     local given = {}
     for name, value in pairs(checked) do
@@ -361,16 +361,26 @@ end
 ---@param query_in_path? boolean leave the query in the path; true unless it is false
 ---@return table? parsed {scheme, host, port, path, query}
 ---@return string? err
+---@return resty.mtls.details? details
 function _M.parse_uri(_, uri, query_in_path)
-    return uris.parse(uri, query_in_path)
+    local parsed, err = uris.parse(uri, query_in_path)
+    if not parsed then
+        return bad_argument(err)
+    end
+    return parsed
 end
 
 
-local released = {
-    pooled = { 1 },
-    closed = { 2, "connection must be closed" },
-    unread = { nil, "unread data in buffer: the response's body was not read to its end" },
-    none = { nil, "closed" },
+local not_connected = {
+    code = "closed",
+    stage = "connect",
+    hint = "there is no open connection: call connect first",
+}
+
+local unread = {
+    code = "closed",
+    stage = "body",
+    hint = "read the body to its end before set_keepalive, or close the connection",
 }
 
 
@@ -392,32 +402,35 @@ end
 function _M:set_keepalive(idle_timeout, pool_size)
     -- A pool that is filled in the master would be copied into every worker, with its sockets.
     if self.keepalive ~= true or (ngx and ngx.get_phase and ngx.get_phase() == "init") then
-        local ok, err = self:close()
+        local ok, err, details = self:close()
         if not ok then
-            return nil, err
+            return nil, err, details
         end
         return 2, "connection must be closed"
     end
     local result, err, details = self.client:keep_alive(to_count(idle_timeout, DEFAULT_KEEPALIVE),
         to_count(pool_size or self.pool_size, DEFAULT_POOL_SIZE))
-    if not result then
-        return nil, err, details
+    if result == "pooled" then
+        return 1
+    elseif result == "closed" then
+        return 2, "connection must be closed"
+    elseif result == "unread" then
+        return nil, "unread data in buffer", unread
+    elseif result == "none" then
+        return nil, "closed", not_connected
     end
-    local values = released[result]
-    if values[2] then
-        return values[1], values[2]
-    end
-    return values[1]
+    return nil, err, details
 end
 
 
 --- How often the connection came out of the pool.
 ---@return integer? times
 ---@return string? err
+---@return resty.mtls.details? details
 function _M:get_reused_times()
-    local times, err = self.client:reused_times()
+    local times, err, details = self.client:reused_times()
     if not times then
-        return nil, err or "closed"
+        return nil, err or "closed", details or not_connected
     end
     return times
 end
@@ -426,10 +439,11 @@ end
 --- Closes the connection, and ends what another light thread does on it.
 ---@return 1|nil result
 ---@return string? err
+---@return resty.mtls.details? details
 function _M:close()
-    local closed, err = self.client:close()
+    local closed, err, details = self.client:close()
     if not closed then
-        return nil, err or "closed"
+        return nil, err or "closed", details or not_connected
     end
     return 1
 end

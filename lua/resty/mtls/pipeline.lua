@@ -17,7 +17,8 @@ local _M = {}
 
 
 local function expects_continue(params)
-    for name, value in pairs(params.headers or {}) do
+    local headers = type(params.headers) == "table" and params.headers or {}
+    for name, value in pairs(headers) do
         if lower(tostring(name)) == "expect" and lower(tostring(value)) == "100-continue" then
             return true
         end
@@ -73,6 +74,13 @@ end
 function _M.request(httpc, all_params)
     local params = {}
     for i, given in ipairs(all_params) do
+        if type(given) ~= "table" then
+            return nil, "bad request parameters: expected a table, got " .. type(given), {
+                code = "bad_argument",
+                stage = "options",
+                hint = "give one table of parameters for each request",
+            }
+        end
         if expects_continue(given) then
             return nil, "Cannot pipeline request specifying Expect: 100-continue", {
                 code = "bad_argument",

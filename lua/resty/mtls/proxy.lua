@@ -21,6 +21,14 @@ local type = type
 local _M = {}
 
 
+local names = {
+    "http_proxy",
+    "http_proxy_authorization",
+    "https_proxy",
+    "https_proxy_authorization",
+    "no_proxy",
+}
+
 local ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 
@@ -54,6 +62,9 @@ end
 
 -- {scheme, host, port, authorization} of a proxy URI, which may have credentials of its own.
 local function parse_proxy_uri(uri)
+    if type(uri) ~= "string" then
+        return nil, "bad proxy: expected a URI, got " .. type(uri)
+    end
     local scheme, credentials, rest = match(uri, "^(%a+://)([^/@]*)@(.*)$")
     local authorization
     if scheme then
@@ -127,9 +138,12 @@ function _M.options(options)
         return nil
     end
     local copy = {}
-    for _, name in ipairs({ "http_proxy", "http_proxy_authorization", "https_proxy",
-                            "https_proxy_authorization", "no_proxy" }) do
-        copy[name] = options[name]
+    for i = 1, #names do
+        local value = options[names[i]]
+        -- Anything else is no proxy and no credentials.
+        if type(value) == "string" then
+            copy[names[i]] = value
+        end
     end
     if options.from_env then
         -- A CGI program's HTTP_PROXY is a header of its client, so that curl does not read it.

@@ -36,25 +36,27 @@ local function traceparent()
 end
 
 
-local function content_length(headers)
-    for name, value in pairs(headers or {}) do
-        if type(name) == "string" and match(lower(name), "^content[-_]length$") then
-            return tonumber(value)
+local function field(headers, pattern)
+    for name, value in pairs(type(headers) == "table" and headers or {}) do
+        if type(name) == "string" and match(lower(name), pattern) then
+            return value
         end
     end
 end
 
 
-local function is_chunked(headers)
-    for name, value in pairs(headers or {}) do
-        if type(name) == "string" and match(lower(name), "^transfer[-_]encoding$") then
-            return true, value
-        end
+-- How many bytes the head has announced; nil for a chunked body.
+local function announced_length(headers)
+    if field(headers, "^transfer[-_]encoding$") then
+        return nil
     end
+    return tonumber(field(headers, "^content[-_]length$"))
 end
 
 
-local function bad_body(message)
+-- Half a request is on the wire: the connection is of no use to anybody.
+local function bad_body(self, message)
+    self.client:close()
     return nil, message, {
         code = "bad_argument",
         stage = "send",
@@ -84,27 +86,28 @@ end
 -- Sends what an iterator yields. Never more than the head has announced: the server would take the
 -- rest for the next request.
 local function send_pieces(self, params)
-    local left = not is_chunked(params.headers) and content_length(params.headers) or nil
+    local left = announced_length(params.headers)
     while true do
         local chunk, err, partial = params.body()
         if chunk == nil then
             if err ~= nil then
+                self.client:close()
                 return nil, err, partial
             end
             if left and left > 0 then
-                return bad_body("the request body ended " .. left .. " bytes short of its "
+                return bad_body(self, "the request body ended " .. left .. " bytes short of its "
                     .. "Content-Length")
             end
             return true
         end
         chunk = to_string(chunk)
         if not chunk then
-            return bad_body("a request body iterator has to return strings")
+            return bad_body(self, "a request body iterator has to return strings")
         end
         if left then
             left = left - #chunk
             if left < 0 then
-                return bad_body("the request body is longer than its Content-Length")
+                return bad_body(self, "the request body is longer than its Content-Length")
             end
         end
         if chunk ~= "" then
@@ -141,10 +144,10 @@ end
 
 local function respond(self)
     local res, err, details = responses.new(self)
-    if res == false then
-        return nil, "closed"
+    if not res then
+        return nil, err or "closed", details
     end
-    return res, err, details
+    return res
 end
 
 
@@ -177,8 +180,10 @@ function _M.receive(self, params)
         end
         local res
         res, err, details = responses.new(self)
-        if res ~= false then
-            return res, err, details
+        if res then
+            return res
+        elseif res == nil then
+            return nil, err, details
         end
         ok, err, details = send_body(self, params)
         if not ok then
@@ -201,7 +206,6 @@ local function request_in_pieces(self, params)
     local res
     res, err, details = read_early_response(self, params, err, details)
     if not res then
-        -- Half a request is on the wire.
         self.client:close()
         return nil, err, details
     end

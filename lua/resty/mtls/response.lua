@@ -11,6 +11,10 @@ local tonumber = tonumber
 local _M = {}
 
 
+-- Beyond every body, and exact as a Lua number.
+local MAX_SIZE = 2 ^ 50
+
+
 local function no_body_reader()
     return nil
 end
@@ -22,15 +26,31 @@ local function is_current(httpc, res)
 end
 
 
+local function stale()
+    return nil, "closed", {
+        code = "closed",
+        stage = "body",
+        hint = "read the body before the next request, set_keepalive or connect on this client",
+    }
+end
+
+
+-- Bytes, or nil where the caller gave none that makes sense.
+local function to_size(max)
+    max = tonumber(max)
+    if not max or max ~= max or max < 1 then
+        return nil
+    end
+    return max < MAX_SIZE and max - max % 1 or MAX_SIZE
+end
+
+
 local function new_body_reader(httpc, res)
     local client = httpc.client
     return function(max)
-        max = tonumber(max)
-        if max and max <= 0 then
-            max = nil
-        end
+        max = to_size(max)
         if not is_current(httpc, res) then
-            return nil, "closed"
+            return stale()
         end
         local part, err, details = client:take_part(max)
         while part == false do
@@ -52,7 +72,7 @@ end
 -- In one wait, and with one copy into a Lua string.
 local function read_whole(httpc, res)
     if not is_current(httpc, res) then
-        return nil, "closed"
+        return stale()
     end
     local client = httpc.client
     local body, err, details = client:take_whole()
@@ -103,7 +123,7 @@ end
 local function new_trailer_reader(httpc, res)
     return function()
         if not is_current(httpc, res) then
-            return nil, "closed"
+            return stale()
         end
         local trailers, err, details = httpc.client:trailers()
         if not trailers then

@@ -61,7 +61,7 @@ local waiting = {}
 local free_semaphores = {}
 local completed = {}
 
--- nil, "starting" or "running"
+-- nil, "starting", or "reading" its wake socket
 local dispatcher
 
 local semaphore
@@ -129,22 +129,26 @@ local function connect_wake_socket()
     -- is nothing to wait for any more.
     sock:settimeouts(1000, 1000, 0x7fffffff)
 
-    local address, port, token = mailbox:listen(ngx.config.prefix())
-    if not address then
-        return nil, port
+    local number, address, port, token = mailbox:listen(ngx.config.prefix())
+    if not number then
+        return nil, address
     end
     local ok
     if port then
         ok, err = sock:connect(address, port)
-        ok = ok and sock:send(token)
+        if ok then
+            ok, err = sock:send(token)
+        end
     else
         ok, err = sock:connect(address)
     end
     if not ok then
+        mailbox:forget(number)
+        sock:close()
         return nil, err
     end
     local waker
-    waker, err = mailbox:accept()
+    waker, err = mailbox:accept(number)
     if not waker then
         sock:close()
         return nil, err
@@ -158,6 +162,9 @@ local function dispatch(id)
     local sock, waker = connect_wake_socket()
     if not sock then
         return nil, waker
+    end
+    if not id then
+        dispatcher = "reading"
     end
     local err
     while not id or waiting[id] do
@@ -183,7 +190,6 @@ local start_dispatcher
 
 local function run_dispatcher()
     -- Also when the timer is premature: requests in flight finish before the worker exits.
-    dispatcher = "running"
     local ok, done, err = pcall(dispatch)
     dispatcher = nil
     if not (ok and done) then
@@ -220,13 +226,13 @@ local function yield_until(id)
     if not dispatcher then
         start_dispatcher()
     end
-    while not sema:wait(dispatcher == "running" and CHECK_S or START_S) do
-        if dispatcher ~= "running" then
+    while not sema:wait(dispatcher == "reading" and CHECK_S or START_S) do
+        if dispatcher ~= "reading" then
             -- No timer to be had. Slower, since every light thread has a wake socket of its own.
             dispatcher = nil
-            local ok, err = dispatch(id)
-            if not ok then
-                ngx.log(ngx.ERR, "resty.mtls: cannot wait: ", err)
+            if not dispatch(id) then
+                -- Nor a socket: nginx is out of connections, and says so in its log.
+                post_completed()
             end
         end
     end
