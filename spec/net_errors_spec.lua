@@ -131,23 +131,29 @@ end)
 
 
 describe("a response that is not HTTP/1", function()
-    for name, response in pairs({
-        ["without a status line"] = "hello\r\n\r\n",
-        ["of another protocol"] = "SSH-2.0-OpenSSH_9.2\r\n\r\n",
-        ["with a status that is no number"] = "HTTP/1.1 OK 200\r\n\r\n",
-        ["with a header line without a colon"] = "HTTP/1.1 200 OK\r\nnonsense\r\n\r\n",
-        ["with a length in hexadecimal"] = "HTTP/1.1 200 OK\r\nContent-Length: 0x2\r\n\r\nhi",
+    local version = "^couldn't parse HTTP version from response status line: "
+    local status = "^couldn't parse status code from response status line: "
+    local other = "^malformed response: "
+    for name, case in pairs({
+        ["without a status line"] = { "hello\r\n\r\n", version .. "hello$" },
+        ["of another protocol"] = { "SSH-2.0\r\n\r\n", version .. "SSH%-2.0$" },
+        ["with a status that is no number"] = { "HTTP/1.1 OK 200\r\n\r\n",
+                                                status .. "HTTP/1.1 OK 200$" },
+        ["with a header line without a colon"] =
+            { "HTTP/1.1 200 OK\r\nnonsense\r\n\r\n", other },
+        ["with a length in hexadecimal"] =
+            { "HTTP/1.1 200 OK\r\nContent-Length: 0x2\r\n\r\nhi", other },
         ["with two lengths"] =
-            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nhi",
+            { "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nhi", other },
     }) do
         it(name .. " gives http_malformed", function()
             local server = peer.start({ script = {
-                peer.receive_until("\r\n\r\n"), peer.send(response), peer.receive_to_end(),
+                peer.receive_until("\r\n\r\n"), peer.send(case[1]), peer.receive_to_end(),
             } })
             local outcome = call.make(plainly(server))
             server:stop()
             assert_failed(outcome, "request", "http_malformed", "response")
-            assert.matches("^malformed response: ", outcome.err)
+            assert.matches(case[2], outcome.err)
         end)
     end
 end)

@@ -467,6 +467,10 @@ impl fmt::Display for Error {
             Cause::TlsProtocolVersion { reason, .. } | Cause::Tls { reason, .. } => {
                 write!(f, "handshake failed: {reason}")
             }
+            // As resty.http says it, word for word.
+            Cause::HttpMalformed { reason } if reason.starts_with("couldn't parse") => {
+                f.write_str(reason)
+            }
             Cause::HttpMalformed { reason } => write!(f, "malformed response: {reason}"),
             Cause::HttpTooLarge { limit } => write!(f, "response too large: over {limit}"),
             Cause::Internal(reason) => write!(f, "internal error: {reason}"),

@@ -18,7 +18,7 @@ use crate::client::{
     Client, Destination, Exchange, GateOptions, Released, Route, Summary, Taken, Timeouts, Until,
 };
 use crate::error::{Error, Result};
-use crate::http1::{Framing, Header, normalised_eq};
+use crate::http1::{Framing, Header};
 use crate::mailbox::{Completion, OperationId};
 use crate::runtime::Engine;
 
@@ -415,7 +415,7 @@ fn taken(
 fn header_table(lua: &Lua, headers: &[Header]) -> mlua::Result<Table> {
     let table = lua.create_table_with_capacity(0, headers.len())?;
     for (index, header) in headers.iter().enumerate() {
-        let same = |other: &&Header| normalised_eq(other.name.as_bytes(), header.name.as_bytes());
+        let same = |other: &&Header| other.name.eq_ignore_ascii_case(&header.name);
         if headers[..index].iter().any(|other| same(&other)) {
             continue;
         }

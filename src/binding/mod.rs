@@ -1,7 +1,8 @@
 //! What Lua sees of this library. mlua is used here and nowhere else.
 //!
-//! Every function returns its values, or `nil, message, details`. None raises a Lua error, and no
-//! panic gets out: a plugin that forgot a `pcall` must not lose its request to a defect here.
+//! Functions that can fail return their values, or `nil, message, details`, and no panic gets out: a
+//! plugin that forgot a `pcall` must not lose its request to a defect here. Arguments have the types
+//! that `lua/resty/mtls` gives them; what comes from users is checked on the way.
 
 mod arguments;
 mod client;
@@ -9,10 +10,11 @@ mod mailbox;
 mod options;
 mod reply;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use mlua::{Lua, Table, UserData};
+use mlua::{Lua, Table, UserData, Value};
 
 use self::client::ClientHandle;
 use self::mailbox::MailboxHandle;
@@ -46,6 +48,8 @@ pub fn module(lua: &Lua) -> mlua::Result<Table> {
     module.set("profile", lua.create_function(profile)?)?;
     module.set("destination", lua.create_function(destination)?)?;
     module.set("stats", lua.create_function(stats)?)?;
+    module.set("set_default", lua.create_function(set_default)?)?;
+    module.set("defaults", lua.create_function(defaults)?)?;
     module.set("in_network", lua.create_function(in_network)?)?;
     module.set("warn_unverified", lua.create_function(warn_unverified)?)?;
     Ok(module)
@@ -95,4 +99,46 @@ fn warn_unverified(_: &Lua, (): ()) -> mlua::Result<Reply<bool>> {
 /// `in_network(host, network) -> boolean`: whether an address is in a network such as 10.0.0.0/8.
 fn in_network(_: &Lua, (host, network): (String, String)) -> mlua::Result<bool> {
     Ok(crate::net::in_network(&host, &network))
+}
+
+/// Defaults of connect options, for Lua VMs that come later in this process: `lua_code_cache off`
+/// makes one per request.
+static DEFAULTS: Mutex<BTreeMap<String, DefaultValue>> = Mutex::new(BTreeMap::new());
+
+#[derive(Clone)]
+enum DefaultValue {
+    Boolean(bool),
+    Number(f64),
+    Text(Vec<u8>),
+}
+
+/// `set_default(name, value)`
+fn set_default(_: &Lua, (name, value): (String, Value)) -> mlua::Result<()> {
+    let value = match value {
+        Value::Boolean(value) => DefaultValue::Boolean(value),
+        Value::Integer(value) => DefaultValue::Number(value as f64),
+        Value::Number(value) => DefaultValue::Number(value),
+        Value::String(value) => DefaultValue::Text(value.as_bytes().to_vec()),
+        _ => return Ok(()),
+    };
+    let mut defaults = DEFAULTS.lock().unwrap_or_else(PoisonError::into_inner);
+    defaults.insert(name, value);
+    Ok(())
+}
+
+/// `defaults() -> {name = value}`
+fn defaults(lua: &Lua, (): ()) -> mlua::Result<Table> {
+    let defaults = DEFAULTS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    let table = lua.create_table()?;
+    for (name, value) in defaults {
+        match value {
+            DefaultValue::Boolean(value) => table.raw_set(name, value)?,
+            DefaultValue::Number(value) => table.raw_set(name, value)?,
+            DefaultValue::Text(value) => table.raw_set(name, lua.create_string(&value)?)?,
+        }
+    }
+    Ok(table)
 }

@@ -120,6 +120,7 @@ fn trust(options: &Table) -> Result<TrustSource> {
     const OPTION: &str = "ssl_trusted_certificate";
     match text(options, OPTION)? {
         None => Ok(TrustSource::System),
+        Some(Source::Text(_, text)) if *text == *b"system" => Ok(TrustSource::System),
         Some(Source::Text(_, text)) if is_pem(&text) => {
             Ok(TrustSource::Given(Source::Text(OPTION, text)))
         }
@@ -164,6 +165,11 @@ fn text(options: &Table, name: &'static str) -> Result<Option<Source>> {
     match get(options, name)? {
         Value::Nil => Ok(None),
         Value::String(text) => Ok(Some(Source::Text(name, Arc::from(&*text.as_bytes())))),
+        // LuaJIT's cdata, which mlua has no name for: an object of ngx.ssl's.
+        Value::Other(_) => Err(Error::bad_argument(format!(
+            "bad '{name}': expected a string, got cdata"
+        ))
+        .with_hint("give the PEM text itself, not what ngx.ssl.parse_pem_cert made of it")),
         other => Err(Error::bad_argument(format!(
             "bad '{name}': expected a string, got {}",
             other.type_name()

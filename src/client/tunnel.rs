@@ -44,7 +44,14 @@ pub async fn open(
             100..=199 => {}
             200..=299 if buffer.is_empty() => return Ok(transport),
             // Behind the tunnel it is for us to speak first; this is not the server.
-            200..=299 => return Err(malformed(Malformed::StatusLine)),
+            200..=299 => {
+                return Err(Error::new(
+                    Stage::Proxy,
+                    Cause::HttpMalformed {
+                        reason: "the proxy sent data in front of the tunnel".to_owned(),
+                    },
+                ));
+            }
             status => return Err(Error::new(Stage::Proxy, Cause::ProxyRefused { status })),
         }
     }
@@ -58,6 +65,14 @@ fn request(endpoint: &Endpoint, proxy: &Proxy) -> Result<Vec<u8>> {
     };
     let authority = super::authority(host, *port);
     let mut request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n").into_bytes();
+    request.extend_from_slice(
+        concat!(
+            "User-Agent: lua-resty-mtls/",
+            env!("CARGO_PKG_VERSION"),
+            " (Lua)\r\n"
+        )
+        .as_bytes(),
+    );
     if let Some(authorization) = &proxy.authorization {
         request.extend_from_slice(b"Proxy-Authorization: ");
         request.extend_from_slice(authorization);

@@ -74,7 +74,7 @@ pub fn parse(head: &[u8], limits: &Limits) -> Result<ResponseHead, Malformed> {
     // httparse skips empty lines in front; a response has none (RFC 9112, 2.2 allows them to
     // servers only), and accepting them would hide garbage behind an earlier response.
     if matches!(head.first(), Some(b'\r' | b'\n') | None) {
-        return Err(Malformed::StatusLine);
+        return Err(status_line(head));
     }
     let mut few = [httparse::EMPTY_HEADER; Limits::HEADERS];
     let mut many;
@@ -93,16 +93,16 @@ pub fn parse(head: &[u8], limits: &Limits) -> Result<ResponseHead, Malformed> {
         httparse::Error::HeaderName | httparse::Error::HeaderValue => Malformed::HeaderLine,
         // httparse reports a lone CR between header lines as a bad line end.
         httparse::Error::NewLine => Malformed::HeaderLine,
-        _ => Malformed::StatusLine,
+        _ => status_line(head),
     })?;
     if !status.is_complete() {
         return Err(Malformed::HeaderLine);
     }
     let (Some(minor_version), Some(status)) = (response.version, response.code) else {
-        return Err(Malformed::StatusLine);
+        return Err(status_line(head));
     };
     if status < 100 {
-        return Err(Malformed::StatusLine);
+        return Err(status_line(head));
     }
     Ok(ResponseHead {
         minor_version,
@@ -117,6 +117,21 @@ pub fn parse(head: &[u8], limits: &Limits) -> Result<ResponseHead, Malformed> {
             })
             .collect(),
     })
+}
+
+/// What is wrong with the first line. It is shown, as far as that is short and printable: mostly it
+/// is from a server that speaks another protocol.
+fn status_line(head: &[u8]) -> Malformed {
+    const SHOWN: usize = 80;
+    let line = head
+        .split(|byte| matches!(byte, b'\r' | b'\n'))
+        .next()
+        .unwrap_or_default();
+    let shown = line[..line.len().min(SHOWN)].escape_ascii().to_string();
+    match line.starts_with(b"HTTP/1.1") || line.starts_with(b"HTTP/1.0") {
+        true => Malformed::Status { line: shown },
+        false => Malformed::Version { line: shown },
+    }
 }
 
 #[cfg(test)]
@@ -166,7 +181,11 @@ mod tests {
             "HTTP/1.1 -20 OK\r\n\r\n",
             "ICY 200 OK\r\n\r\n",
         ] {
-            assert_eq!(parsed(text), Err(Malformed::StatusLine), "{text:?}");
+            let wrong = matches!(
+                parsed(text),
+                Err(Malformed::Version { .. } | Malformed::Status { .. })
+            );
+            assert!(wrong, "{text:?}");
         }
     }
 

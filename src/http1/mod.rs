@@ -19,7 +19,7 @@ mod request;
 pub use body::{BodyDecoder, Event};
 pub use framing::Framing;
 pub use head::{Header, ResponseHead, find_end, parse};
-pub use request::{HeaderList, RequestError, RequestHead, RequestTarget, normalised_eq};
+pub use request::{HeaderList, RequestError, RequestHead, RequestTarget};
 
 /// Bounds on what a server may make us hold before the body.
 #[derive(Debug, Clone, Copy)]
@@ -49,8 +49,16 @@ impl Default for Limits {
 /// Why bytes from a server are not an HTTP/1 message that we accept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Malformed {
-    /// The status line is not `HTTP/1.x NNN reason`.
-    StatusLine,
+    /// The status line does not begin with `HTTP/1.1` or `HTTP/1.0`.
+    Version {
+        /// Its beginning, printable.
+        line: String,
+    },
+    /// No status code of three digits stands behind the version.
+    Status {
+        /// Its beginning, printable.
+        line: String,
+    },
     /// A header line has no colon, a forbidden byte, a bare CR, or is folded (RFC 9112, 5.2).
     HeaderLine,
     /// Content-Length is not digits alone, or does not fit 64 bits.
@@ -75,7 +83,18 @@ pub enum Malformed {
 impl std::fmt::Display for Malformed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::StatusLine => "the status line is not HTTP/1.1 or HTTP/1.0",
+            Self::Version { line } => {
+                return write!(
+                    f,
+                    "couldn't parse HTTP version from response status line: {line}"
+                );
+            }
+            Self::Status { line } => {
+                return write!(
+                    f,
+                    "couldn't parse status code from response status line: {line}"
+                );
+            }
             Self::HeaderLine => "a header line has no colon or a forbidden character",
             Self::ContentLength => "Content-Length is not a number",
             Self::RepeatedContentLength => "Content-Length is repeated",

@@ -12,23 +12,31 @@ local type = type
 local _M = {}
 
 
-local function normalise(name)
-    return (gsub(lower(name), "_", "-"))
+-- The spelling under which a name is in the table, in any letter case. A header table is short, so
+-- that looking through it costs less than keeping an index up to date that callers may bypass.
+local function find(headers, name)
+    local lowered = lower(name)
+    for key in next, headers do
+        if type(key) == "string" and #key == #name and lower(key) == lowered then
+            return key
+        end
+    end
 end
 
 
--- The spelling under which a name is in the table. A header table is short, so that looking through
--- it costs less than keeping an index up to date that callers may bypass.
+-- `headers.content_type` is Content-Type, unless there is a field with an underscore in its name.
 local function spelling(headers, name)
     if type(name) ~= "string" then
         return nil
     end
-    local normalised = normalise(name)
-    for key in next, headers do
-        if type(key) == "string" and #key == #name and normalise(key) == normalised then
-            return key
+    local key = find(headers, name)
+    if not key then
+        local hyphened, count = gsub(name, "_", "-")
+        if count > 0 then
+            key = find(headers, hyphened)
         end
     end
+    return key
 end
 
 

@@ -1,8 +1,8 @@
 --- resty.http's API over the native library.
 --
--- Functions return what resty.http's do. On failure there is a third value, a table
--- `{code, stage, alert, hint}`: a stable code, the step that failed, the number of the TLS alert if
--- the server sent one, and what to do about it. Nothing is raised as a Lua error.
+-- Functions return what resty.http's do. Where one fails that talks to a server there is a third
+-- value, a table `{code, stage, alert, hint}`: a stable code, the step that failed, the number of
+-- the TLS alert if the server sent one, and what to do about it. Nothing is raised as a Lua error.
 
 local connecting = require("resty.mtls.connect")
 local destinations = require("resty.mtls.destination")
@@ -27,6 +27,16 @@ local _M = {
 _M._USER_AGENT = "lua-resty-mtls/" .. _M._VERSION .. " (Lua)"
 
 local mt = { __index = _M }
+
+
+-- Methods that are called on the module itself, for want of `new`.
+_M.client = setmetatable({}, {
+    __index = function()
+        return function()
+            return nil, "not initialized"
+        end
+    end,
+})
 
 
 -- Milliseconds; as lua_socket_connect_timeout and its siblings in ngx_lua.
@@ -79,7 +89,7 @@ end
 --- Sets all time-outs.
 ---@param timeout integer? milliseconds; 60000 if nil or 0
 function _M:set_timeout(timeout)
-    self:set_timeouts(timeout, timeout, timeout)
+    return self:set_timeouts(timeout, timeout, timeout)
 end
 
 
@@ -88,7 +98,7 @@ end
 ---@param send integer? milliseconds between two moments at which the server takes bytes
 ---@param read integer? milliseconds for the response head, then between two reads of the body
 function _M:set_timeouts(connect, send, read)
-    self.client:set_timeouts(to_timeout(connect), to_timeout(send), to_timeout(read))
+    return self.client:set_timeouts(to_timeout(connect), to_timeout(send), to_timeout(read))
 end
 
 
@@ -325,9 +335,9 @@ function _M:request_uri(uri, params)
         return nil, err, details
     end
     local parsed
-    parsed, err, details = self:parse_uri(uri, false)
+    parsed, err = self:parse_uri(uri, false)
     if not parsed then
-        return nil, err, details
+        return bad_argument(err)
     end
     local given = {}
     for name, value in pairs(checked) do
@@ -361,27 +371,9 @@ end
 ---@param query_in_path? boolean leave the query in the path; true unless it is false
 ---@return table? parsed {scheme, host, port, path, query}
 ---@return string? err
----@return resty.mtls.details? details
 function _M.parse_uri(_, uri, query_in_path)
-    local parsed, err = uris.parse(uri, query_in_path)
-    if not parsed then
-        return bad_argument(err)
-    end
-    return parsed
+    return uris.parse(uri, query_in_path)
 end
-
-
-local not_connected = {
-    code = "closed",
-    stage = "connect",
-    hint = "there is no open connection: call connect first",
-}
-
-local unread = {
-    code = "closed",
-    stage = "body",
-    hint = "read the body to its end before set_keepalive, or close the connection",
-}
 
 
 local function to_count(value, default)
@@ -398,39 +390,35 @@ end
 ---@param pool_size? integer idle connections to keep for this destination; `connect`'s, or else 30
 ---@return 1|2|nil result 2 if the connection had to be closed
 ---@return string? err
----@return resty.mtls.details? details
 function _M:set_keepalive(idle_timeout, pool_size)
     -- A pool that is filled in the master would be copied into every worker, with its sockets.
     if self.keepalive ~= true or (ngx and ngx.get_phase and ngx.get_phase() == "init") then
-        local ok, err, details = self:close()
+        local ok, err = self:close()
         if not ok then
-            return nil, err, details
+            return nil, err
         end
         return 2, "connection must be closed"
     end
-    local result, err, details = self.client:keep_alive(to_count(idle_timeout, DEFAULT_KEEPALIVE),
+    local result, err = self.client:keep_alive(to_count(idle_timeout, DEFAULT_KEEPALIVE),
         to_count(pool_size or self.pool_size, DEFAULT_POOL_SIZE))
     if result == "pooled" then
         return 1
     elseif result == "closed" then
         return 2, "connection must be closed"
     elseif result == "unread" then
-        return nil, "unread data in buffer", unread
-    elseif result == "none" then
-        return nil, "closed", not_connected
+        return nil, "unread data in buffer"
     end
-    return nil, err, details
+    return nil, err or "closed"
 end
 
 
 --- How often the connection came out of the pool.
 ---@return integer? times
 ---@return string? err
----@return resty.mtls.details? details
 function _M:get_reused_times()
-    local times, err, details = self.client:reused_times()
+    local times, err = self.client:reused_times()
     if not times then
-        return nil, err or "closed", details or not_connected
+        return nil, err or "closed"
     end
     return times
 end
@@ -439,11 +427,10 @@ end
 --- Closes the connection, and ends what another light thread does on it.
 ---@return 1|nil result
 ---@return string? err
----@return resty.mtls.details? details
 function _M:close()
-    local closed, err, details = self.client:close()
+    local closed, err = self.client:close()
     if not closed then
-        return nil, err or "closed", details or not_connected
+        return nil, err or "closed"
     end
     return 1
 end
@@ -488,9 +475,20 @@ function _M.debug(on)
 end
 
 
---- Sets what applies to every later call of this Lua VM that does not say otherwise.
+local function apply_default(name, value)
+    if name == "dns_cache_time" then
+        connecting.set_remember_names(to_count(value, 0))
+    else
+        destinations.set_default(name, value)
+    end
+end
+
+
+--- Sets what applies to every later call of this process that does not say otherwise. Lua VMs that
+--- exist already, such as the stream subsystem's, keep theirs.
 ---@param options {ssl_verify?: boolean, ssl_trusted_certificate?: string, dns_cache_time?: integer}
----`dns_cache_time`: milliseconds for which an answer of the system's resolver is used again; 5000
+---`ssl_trusted_certificate`: also "system", for the system's CAs; `dns_cache_time`: milliseconds for
+---which an answer of the system's resolver is used again, 5000 unless set
 ---@return true? ok
 ---@return string? err
 ---@return resty.mtls.details? details
@@ -509,13 +507,15 @@ function _M.set_defaults(options)
         end
     end
     for name, value in pairs(options) do
-        if name == "dns_cache_time" then
-            connecting.set_remember_names(to_count(value, 0))
-        else
-            destinations.set_default(name, value)
-        end
+        native.set_default(name, value)
+        apply_default(name, value)
     end
     return true
+end
+
+
+for name, value in pairs(native.defaults()) do
+    apply_default(name, value)
 end
 
 

@@ -6,7 +6,6 @@ local responses = require("resty.mtls.response")
 local concat = table.concat
 local ipairs = ipairs
 local lower = string.lower
-local match = string.match
 local pairs = pairs
 local tonumber = tonumber
 local tostring = tostring
@@ -36,9 +35,9 @@ local function traceparent()
 end
 
 
-local function field(headers, pattern)
+local function field(headers, wanted)
     for name, value in pairs(type(headers) == "table" and headers or {}) do
-        if type(name) == "string" and match(lower(name), pattern) then
+        if type(name) == "string" and lower(name) == wanted then
             return value
         end
     end
@@ -47,10 +46,10 @@ end
 
 -- How many bytes the head has announced; nil for a chunked body.
 local function announced_length(headers)
-    if field(headers, "^transfer[-_]encoding$") then
+    if field(headers, "transfer-encoding") then
         return nil
     end
-    return tonumber(field(headers, "^content[-_]length$"))
+    return tonumber(field(headers, "content-length"))
 end
 
 

@@ -42,7 +42,7 @@
 ---@field ssl_key_path? string file with what `ssl_key` takes
 ---@field ssl_client_cert? string another name of `ssl_cert`
 ---@field ssl_client_priv_key? string another name of `ssl_key`
----@field ssl_trusted_certificate? string PEM CAs, or a file of them; the system's by default
+---@field ssl_trusted_certificate? string PEM CAs, a file of them, or "system" (the default)
 
 ---@class resty.mtls.request_params
 ---@field method? string GET by default
