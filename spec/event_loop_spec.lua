@@ -37,9 +37,6 @@ local PRELUDE = [[
     end
 ]]
 
--- Generous: on a busy machine each of the three processes may wait for its turn.
-local WORST_SECONDS = 0.5
-
 
 -- The gateway has one worker, so that whatever it waits for is waited for by all its requests.
 describe("the event loop goes on", function()
@@ -64,15 +61,13 @@ describe("the event loop goes on", function()
         return gateway:begin(PRELUDE .. code, { vars = { port = server.port } })
     end
 
-    -- Sends `count` requests to the worker, one after the other, and gives the longest time.
-    local function longest_of(count)
-        local longest = 0
+    -- Has the worker answer `count` requests, one after the other. That they are answered before
+    -- the slow work is done is the verdict: 200 of them within 3 seconds leave 15 ms for each.
+    local function answers(count)
         for _ = 1, count do
             local response = assert(client.fetch({ port = gateway.port, path = "/ok" }))
             assert.equals("ok", response.body)
-            longest = math.max(longest, response.seconds)
         end
-        return longest
     end
 
     it("while a response takes 3 seconds", function()
@@ -80,9 +75,8 @@ describe("the event loop goes on", function()
         process.wait_until("the upstream has the request", function()
             return counter("requests") == 1
         end)
-        local longest = longest_of(200)
+        answers(200)
         assert.is_false(slow:is_done(), "the worker answered nobody else in 3 seconds")
-        assert.is_true(longest < WORST_SECONDS, "one answer took " .. longest .. " s")
         assert.equals("slow\n", slow:wait())
     end)
 
@@ -100,9 +94,8 @@ describe("the event loop goes on", function()
         process.wait_until("the upstream has the requests", function()
             return counter("requests") == 50
         end)
-        local longest = longest_of(200)
+        answers(200)
         assert.is_false(slow:is_done(), "the worker answered nobody else in 3 seconds")
-        assert.is_true(longest < WORST_SECONDS, "one answer took " .. longest .. " s")
         assert.equals("50\n", slow:wait())
     end)
 
@@ -111,12 +104,13 @@ describe("the event loop goes on", function()
         process.wait_until("there are handshakes", function()
             return counter("handshakes_full") > 8
         end)
-        local longest = longest_of(200)
+        answers(200)
         assert.is_false(handshakes:is_done())
-        assert.is_true(longest < WORST_SECONDS, "one answer took " .. longest .. " s")
+        process.wait_until("there are more handshakes", function()
+            return counter("handshakes_full") > 20
+        end)
         fs.write(gateway.dir .. "/stop", "")
         local count = tonumber(handshakes:wait())
-        assert.is_true(count > 20, count .. " requests")
         assert.is_true(counter("handshakes_full") >= count)
         assert.equals(0, counter("handshakes_failed"))
     end)
@@ -131,9 +125,8 @@ describe("the event loop goes on", function()
             return err, details.code
         ]], { vars = { port = silent.port } })
         silent:wait_for_event("1 accepted")
-        local longest = longest_of(200)
+        answers(200)
         assert.is_false(waiting:is_done(), "the worker answered nobody else in 3 seconds")
-        assert.is_true(longest < WORST_SECONDS, "one answer took " .. longest .. " s")
         assert.equals("timeout\ttls_timeout\n", waiting:wait())
         silent:stop()
     end)
@@ -155,9 +148,8 @@ describe("the event loop goes on", function()
             return bytes
         ]])
         process.wait_until("there are bodies", function() return counter("requests") >= 2 end)
-        local longest = longest_of(200)
+        answers(200)
         assert.is_false(bodies:is_done())
-        assert.is_true(longest < WORST_SECONDS, "one answer took " .. longest .. " s")
         fs.write(gateway.dir .. "/stop", "")
         local bytes = tonumber(bodies:wait())
         assert.is_true(bytes > 0 and bytes % 8000000 == 0, bytes .. " bytes")

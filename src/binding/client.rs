@@ -205,6 +205,30 @@ fn parse_addresses(addresses: &[String]) -> Result<Arc<[IpAddr]>> {
 
 type RequestArguments = (Mailbox, OperationId, Table, LuaString, Option<LuaString>);
 
+type ShowArguments = (Table, LuaString, Option<LuaString>);
+
+/// The head at the start of a request, for a log. Whoever reads logs must not learn to log in.
+fn redacted_head(request: &[u8]) -> String {
+    const SECRETS: [&str; 6] = ["auth", "cookie", "token", "secret", "key", "password"];
+    let end = crate::http1::find_end(request, 0).unwrap_or(request.len());
+    let text = String::from_utf8_lossy(&request[..end]);
+    let redact = |line: &str| match line.split_once(": ") {
+        Some((name, _)) if is_secret(name, &SECRETS) => format!("{name}: (redacted)"),
+        _ => line.to_owned(),
+    };
+    let mut lines = text.split("\r\n");
+    let request_line = lines.next().unwrap_or_default().to_owned();
+    let lines: Vec<_> = std::iter::once(request_line)
+        .chain(lines.map(redact))
+        .collect();
+    lines.join("\r\n")
+}
+
+fn is_secret(name: &str, secrets: &[&str]) -> bool {
+    let name = name.to_ascii_lowercase();
+    secrets.iter().any(|secret| name.contains(secret))
+}
+
 /// Operations that send requests, read responses, and wait for bodies.
 fn add_exchanging<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
     // request(mailbox, id, params, user_agent, traceparent or nil)
@@ -215,6 +239,15 @@ fn add_exchanging<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
             this.begin(&mut mailbox, id, |client, _, completion| {
                 client.request(exchange, completion)
             })
+        }))
+    });
+    // show(params, user_agent, traceparent or nil) -> the request head as it would be sent, without
+    //     what is secret in it
+    methods.add_method_mut("show", |lua, this, arguments: ShowArguments| {
+        let (params, user_agent, traceparent) = arguments;
+        Ok(guarded(|| {
+            let exchange = this.exchange(lua, &params, &user_agent, traceparent.as_ref())?;
+            Ok(redacted_head(&exchange.bytes))
         }))
     });
     // send_request(mailbox, id, params, user_agent, traceparent or nil)

@@ -73,11 +73,15 @@ fn chunked(head: &ResponseHead) -> Result<Option<bool>, Malformed> {
     let Some(last) = codings.last() else {
         return Ok(None);
     };
-    match codings.iter().filter(is_chunked).count() {
+    let count = codings.iter().filter(is_chunked).count();
+    match count {
         // RFC 9112, 6.1: Transfer-Encoding in HTTP/1.0 means that the framing is faulty.
         _ if head.minor_version == 0 => Err(Malformed::TransferEncoding),
         0 => Ok(Some(false)),
         1 if is_chunked(&last) => Ok(Some(true)),
+        // Servers are known to repeat the line. It is applied once, and there is no other way to
+        // read it that some server could mean.
+        _ if count == codings.len() => Ok(Some(true)),
         _ => Err(Malformed::TransferEncoding),
     }
 }
@@ -103,6 +107,10 @@ mod tests {
             (&["Transfer-Encoding: gzip, Chunked"], Framing::Chunked),
             (
                 &["Transfer-Encoding: gzip", "Transfer-Encoding: chunked"],
+                Framing::Chunked,
+            ),
+            (
+                &["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"],
                 Framing::Chunked,
             ),
             (&["Transfer-Encoding: identity"], Framing::Close),
@@ -141,7 +149,10 @@ mod tests {
                 LengthAndEncoding,
             ),
             (&["Transfer-Encoding: chunked, gzip"], TransferEncoding),
-            (&["Transfer-Encoding: chunked, chunked"], TransferEncoding),
+            (
+                &["Transfer-Encoding: chunked, gzip, chunked"],
+                TransferEncoding,
+            ),
         ];
         for (lines, expected) in cases {
             let got = framing("HTTP/1.1", lines, "GET");

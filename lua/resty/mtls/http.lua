@@ -468,7 +468,8 @@ end
 _M.transfer_encoding_is_chunked = serving.transfer_encoding_is_chunked
 
 
---- Logs connects and requests at nginx's debug level, without headers, bodies or credentials.
+--- Logs connects, request heads and statuses at nginx's debug level, without bodies and without
+--- header values that look secret.
 ---@param on boolean
 function _M.debug(on)
     _M.debugging = on == true
@@ -487,8 +488,8 @@ end
 --- Sets what applies to every later call of this process that does not say otherwise. Lua VMs that
 --- exist already, such as the stream subsystem's, keep theirs.
 ---@param options {ssl_verify?: boolean, ssl_trusted_certificate?: string, dns_cache_time?: integer}
----`ssl_trusted_certificate`: also "system", for the system's CAs; `dns_cache_time`: milliseconds for
----which an answer of the system's resolver is used again, 5000 unless set
+---`ssl_trusted_certificate`: also "system", for the system's CAs; `dns_cache_time`: milliseconds
+---for which an answer of the system's resolver is used again, 5000 unless set
 ---@return true? ok
 ---@return string? err
 ---@return resty.mtls.details? details

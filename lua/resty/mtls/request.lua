@@ -150,7 +150,17 @@ local function respond(self)
 end
 
 
+-- For `debug(true)`, as resty.http does.
+local function log_head(self, params)
+    if self.debugging and ngx and ngx.log then
+        local head, err = self.client:show(params, self._USER_AGENT, traceparent())
+        ngx.log(ngx.DEBUG, "\n", head or err)
+    end
+end
+
+
 function _M.send(self, params)
+    log_head(self, params)
     local waits, err, details = operation.conclude(self.client, "send_request", params,
         self._USER_AGENT, traceparent())
     if waits == nil then
@@ -217,6 +227,7 @@ function _M.request(self, params)
     if type(params.body) == "function" then
         return request_in_pieces(self, params)
     end
+    log_head(self, params)
     local ok, err, details = operation.run(self.client, "request", params, self._USER_AGENT,
         traceparent())
     if not ok then
