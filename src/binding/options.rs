@@ -8,6 +8,7 @@ use mlua::{FromLua, Table, UserDataRef, Value};
 use super::ProfileHandle;
 use crate::client::{Destination, Proxy, TlsTarget};
 use crate::error::{Error, Result};
+use crate::http1;
 use crate::net::Endpoint;
 use crate::tls::{self, IdentitySource, ProfileOptions, Source, TrustSource};
 
@@ -42,10 +43,18 @@ pub fn destination(given: &Table) -> Result<Destination> {
 fn proxy(given: &Table) -> Result<Proxy> {
     let endpoint = endpoint(given)?;
     let authorization: Option<mlua::LuaString> = field(given, "authorization")?;
+    let authorization = authorization.map(|text| text.as_bytes().to_vec());
+    if let Some(value) = &authorization
+        && !http1::is_field_value(value)
+    {
+        return Err(Error::bad_argument(
+            "invalid characters found in the proxy's authorization",
+        ));
+    }
     Ok(Proxy {
         tls: tls_target(given, &endpoint, None)?,
         endpoint,
-        authorization: authorization.map(|text| text.as_bytes().to_vec()),
+        authorization,
         tunnels: field(given, "tunnels")?,
     })
 }

@@ -331,7 +331,8 @@ impl Client {
     pub fn reused_times(&self) -> Option<u32> {
         match &self.shared.lock().phase {
             Phase::Idle(connection) => Some(connection.reused),
-            _ => None,
+            Phase::Busy(reused) => *reused,
+            Phase::Closed => None,
         }
     }
 
@@ -342,7 +343,7 @@ impl Client {
         if matches!(state.phase, Phase::Closed) {
             return Released::None;
         }
-        if unread || matches!(state.phase, Phase::Busy) {
+        if unread || matches!(state.phase, Phase::Busy(_)) {
             drop(state);
             self.close();
             return Released::Unread;
@@ -401,7 +402,7 @@ impl Client {
                 connection.close();
                 true
             }
-            Phase::Busy => true,
+            Phase::Busy(_) => true,
             Phase::Closed => false,
         }
     }
@@ -424,8 +425,9 @@ impl Client {
 
     fn take_connection(&self) -> Result<Box<Connection>> {
         let mut state = self.shared.lock();
-        match std::mem::replace(&mut state.phase, Phase::Busy) {
+        match std::mem::replace(&mut state.phase, Phase::Busy(None)) {
             Phase::Idle(connection) => {
+                state.phase = Phase::Busy(Some(connection.reused));
                 state.outcome = None;
                 state.response = None;
                 Ok(connection)
@@ -434,17 +436,22 @@ impl Client {
                 state.phase = Phase::Closed;
                 Err(Error::not_connected())
             }
-            Phase::Busy => Err(Error::bad_argument(
-                "the connection is busy: another light thread uses it, or the body of the \
-                 previous response has not been read",
-            )),
+            busy @ Phase::Busy(_) => {
+                state.phase = busy;
+                Err(Error::bad_argument(
+                    "the connection is busy: another light thread uses it, or the body of the \
+                     previous response has not been read",
+                ))
+            }
         }
     }
 
     fn begin(&self, task: impl Future<Output = ()> + Send + 'static) {
         // Locked before the task can run, so that its end does not come before its handle.
         let mut state = self.shared.lock();
-        state.phase = Phase::Busy;
+        if matches!(state.phase, Phase::Closed) {
+            state.phase = Phase::Busy(None);
+        }
         state.outcome = None;
         state.task = Some(self.engine.spawn(task));
     }

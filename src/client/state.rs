@@ -40,8 +40,8 @@ pub enum Phase {
     Closed,
     /// Here, for the next operation.
     Idle(Box<Connection>),
-    /// With the task of an operation.
-    Busy,
+    /// With the task of an operation. How often it came out of the pool, once that is known.
+    Busy(Option<u32>),
 }
 
 /// A response whose head has come.

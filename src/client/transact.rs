@@ -140,12 +140,8 @@ impl Exchange {
                 return Ok(head);
             }
         }
-        Err(Error::malformed(
-            Stage::Response,
-            &http1::Malformed::HeadTooLarge {
-                limit: "64 interim responses",
-            },
-        ))
+        let malformed = http1::Malformed::NoFinalResponse;
+        Err(Error::malformed(Stage::Response, &malformed))
     }
 
     async fn next_head(

@@ -19,7 +19,7 @@ mod request;
 pub use body::{BodyDecoder, Event};
 pub use framing::Framing;
 pub use head::{Header, ResponseHead, find_end, parse};
-pub use request::{HeaderList, RequestError, RequestHead, RequestTarget};
+pub use request::{HeaderList, RequestError, RequestHead, RequestTarget, is_field_value};
 
 /// Bounds on what a server may make us hold before the body.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +73,8 @@ pub enum Malformed {
     ChunkSize,
     /// A chunk's data is not followed by a line end.
     ChunkEnd,
+    /// Interim responses (1xx) without a final one behind them.
+    NoFinalResponse,
     /// More bytes of head, or more header lines, than the limits allow.
     HeadTooLarge {
         /// The limit that was passed, in words.
@@ -101,6 +103,7 @@ impl std::fmt::Display for Malformed {
             Self::LengthAndEncoding => "Content-Length and Transfer-Encoding are both present",
             Self::TransferEncoding => "Transfer-Encoding does not end in one chunked",
             Self::ChunkSize => "a chunk size is not a hexadecimal number",
+            Self::NoFinalResponse => "too many interim responses and no final one",
             Self::ChunkEnd => "a chunk is longer than its size says",
             Self::HeadTooLarge { limit } => return write!(f, "the head is over {limit}"),
         })

@@ -253,7 +253,7 @@ impl HeaderList {
             if name.is_empty() || !name.iter().all(|&byte| is_token(byte)) {
                 return Err(RequestError::HeaderName);
             }
-            if !values.iter().flatten().all(|&byte| is_header_value(byte)) {
+            if !values.iter().all(|value| is_field_value(value)) {
                 return Err(RequestError::HeaderValue);
             }
         }
@@ -284,9 +284,11 @@ fn is_target(byte: u8) -> bool {
     !matches!(byte, 0..=b' ' | b'#' | b'<' | b'>' | b'`' | 0x7f)
 }
 
-/// `field-vchar`, space and tab (RFC 9110, 5.5).
-fn is_header_value(byte: u8) -> bool {
-    !matches!(byte, 0..=8 | 10..=31 | 0x7f)
+/// Whether bytes can be a header field's value: `field-vchar`, space and tab (RFC 9110, 5.5).
+pub fn is_field_value(bytes: &[u8]) -> bool {
+    !bytes
+        .iter()
+        .any(|byte| matches!(byte, 0..=8 | 10..=31 | 0x7f))
 }
 
 #[cfg(test)]

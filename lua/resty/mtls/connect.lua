@@ -39,20 +39,30 @@ local function is_address(host)
 end
 
 
--- The addresses to dial, nil to leave the name to getaddrinfo, or false and why not.
+-- The addresses to dial, nil to leave the name to getaddrinfo, or false and why not. A unix socket
+-- has no host.
 local function resolve(host)
-    if not resolver or is_address(host) then
+    if not resolver or not host or is_address(host) then
         return nil
     end
-    local ok, ip, err = pcall(resolver, host)
+    local ok, found, err = pcall(resolver, host)
     if not ok then
-        ip, err = nil, ip
+        found, err = nil, found
     end
-    if type(ip) == "string" then
-        return { ip }
+    if type(found) == "string" then
+        found = { found }
     end
-    if type(ip) == "table" and type(ip[1]) == "string" then
-        return ip
+    if type(found) == "table" and found[1] then
+        for i = 1, #found do
+            if type(found[i]) ~= "string" or not is_address(found[i]) then
+                found, err = nil, "the resolver gave '" .. tostring(found[i])
+                    .. "', which is no IP address"
+                break
+            end
+        end
+        if found then
+            return found
+        end
     end
     return false, "failed to parse domain: " .. host .. ", error: " .. tostring(err), {
         code = "dns_failed",
@@ -131,7 +141,7 @@ local function connect_with_options(self, options)
         return nil, err, details
     end
     local ok
-    ok, err, details = open(self, destination, proxy and proxy.host or host, options)
+    ok, err, details = open(self, destination, proxy and proxy.host or (port and host), options)
     if not ok then
         return nil, err, details
     end
@@ -227,7 +237,12 @@ function _M.connect_proxy(self, proxy_uri, scheme, host, port, authorization)
     end
     if scheme ~= "https" then
         -- The caller writes requests in absolute form.
-        return connect_by_position(self, proxy.host, proxy.port)
+        return connect_with_options(self, {
+            scheme = proxy.scheme,
+            host = proxy.host,
+            port = proxy.port,
+            proxy_opts = {},
+        })
     end
     proxy.authorization = authorization or proxy.authorization
     proxy.tunnels = true

@@ -36,6 +36,16 @@ local identity_options = {
     "ssl_client_priv_key",
 }
 
+-- Known by name, and not offered yet. To ignore one would be to connect less safely than asked for.
+local missing_options = {
+    "ssl_key_password",
+    "ssl_pkcs12",
+    "ssl_crl",
+    "ssl_pinned_pubkey",
+    "ssl_min_version",
+    "ssl_max_version",
+}
+
 -- Beyond so many entries a cache starts over: option values of some callers never repeat.
 local MAX_CACHED = 1000
 
@@ -120,6 +130,20 @@ local function profile_of(options)
         profiles, profile_count = {}, 0
     end
     return profile
+end
+
+
+local function check_missing(options)
+    for i = 1, #missing_options do
+        if options[missing_options[i]] ~= nil then
+            return bad_argument("'" .. missing_options[i] .. "' is not supported")
+        end
+    end
+    local version = options.http_version
+    if version ~= nil and version ~= 1.1 then
+        return bad_argument("bad 'http_version': only 1.1 is supported")
+    end
+    return true
 end
 
 
@@ -237,10 +261,10 @@ function _M.of(options, proxy)
     if not scheme then
         return nil, host, port
     end
-    local profile, err, details
-    if scheme == "https" then
+    local profile, err, details = check_missing(options)
+    if profile and scheme == "https" then
         profile, err, details = profile_of(options)
-    else
+    elseif profile then
         profile, err, details = check_plain(options)
     end
     if not profile then

@@ -271,13 +271,13 @@ end
 -- Credentials for a proxy that were given as a header of the request go to the proxy only.
 local function take_proxy_authorization(self, given)
     local proxy_opts = given.proxy_opts or self.proxy_opts
-    if not proxy_opts then
+    if not proxy_opts or type(given.headers) ~= "table" then
         return
     end
     local headers, authorization = {}, nil
-    for name, value in pairs(given.headers or {}) do
+    for name, value in pairs(given.headers) do
         if lower(tostring(name)) == "proxy-authorization" then
-            authorization = value
+            authorization = type(value) == "table" and value[1] or value
         else
             headers[name] = value
         end

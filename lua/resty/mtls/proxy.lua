@@ -65,11 +65,12 @@ local function parse_proxy_uri(uri)
     if type(uri) ~= "string" then
         return nil, "bad proxy: expected a URI, got " .. type(uri)
     end
-    local scheme, credentials, rest = match(uri, "^(%a+://)([^/@]*)@(.*)$")
     local authorization
-    if scheme then
-        uri = scheme .. rest
+    local scheme, rest = match(uri, "^(%a[%w+.-]*://)(.*)$")
+    local credentials, behind = match(rest or uri, "^([^/@]*)@(.*)$")
+    if credentials then
         authorization = "Basic " .. base64(unescape(credentials))
+        uri = (scheme or "") .. behind
     end
     local other = match(uri, "^(%a[%w+.-]*)://")
     if other and lower(other) ~= "http" and lower(other) ~= "https" then
@@ -97,6 +98,7 @@ local function entry_matches(entry, host, port)
         end
         entry = name
     end
+    entry = gsub(entry, "^%[(.*)%]$", "%1")
     if find(entry, "/", 1, true) then
         return native.in_network(host, entry)
     end
@@ -112,7 +114,7 @@ end
 local function is_excluded(no_proxy, host, port)
     host = gsub(lower(host), "^%[(.*)%]$", "%1")
     for entry in gmatch(lower(no_proxy), "[^,%s]+") do
-        if entry == "*" or entry_matches(gsub(entry, "^%[(.*)%]$", "%1"), host, port) then
+        if entry == "*" or entry_matches(entry, host, port) then
             return true
         end
     end

@@ -34,16 +34,22 @@ local function request_scheme()
 end
 
 
+-- Host and port, and what is behind them. User and password have no place in a request's URI (RFC
+-- 9110, 4.2.4): they would be taken for the host by one reader and skipped by another.
 local function authority(rest)
-    local host, behind = match(rest, "^(%[[^%]]+%])(.*)$")
+    local host, behind = match(rest, "^(%[[^%]@]+%])(.*)$")
     if not host then
-        host, behind = match(rest, "^([^%[%]:/?#]+)(.*)$")
+        host, behind = match(rest, "^([^%[%]:/?#@%s%c]+)(.*)$")
     end
     if not host then
         return nil
     end
     local port, path = match(behind, "^:(%d+)(.*)$")
-    return host, tonumber(port), path or behind
+    path = path or behind
+    if path ~= "" and not find(path, "^[/?#]") then
+        return nil
+    end
+    return host, tonumber(port), path
 end
 
 
@@ -75,7 +81,7 @@ function _M.parse(uri, query_in_path)
         return nil, "bad uri: " .. uri
     end
     port = port or (scheme == "https" and 443 or 80)
-    if port > 65535 then
+    if port < 1 or port > 65535 then
         return nil, "bad uri: " .. uri
     end
 
