@@ -2,6 +2,7 @@
 #
 #   make demo      one mTLS request from an nginx plugin, end to end
 #   make test      every check there is; the last line counts them
+#   make fuzz      30 seconds of hostile responses for the parser; needs cargo-fuzz
 #   make install LUA_LIB_DIR=/usr/local/openresty/lualib
 #   make install-dropin LUA_LIB_DIR=…   and require("resty.http") is this library
 
@@ -11,7 +12,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 LIBRARY := target/release/libresty_mtls_native.so
 BUILT   := build/lualib/resty/mtls/native.so
 
-.PHONY: all deps build test lint demo install install-dropin clean
+.PHONY: all deps build test lint fuzz demo install install-dropin clean
 
 all: build
 
@@ -30,6 +31,9 @@ lint:
 	cargo clippy --release --locked --all-targets -- -D warnings
 	tools/lint-lua
 
+fuzz:
+	@tools/fuzz
+
 demo: deps build
 	@luajit tools/demo.lua
 
@@ -42,4 +46,4 @@ install-dropin:
 	@tools/install-dropin "$(LUA_LIB_DIR)"
 
 clean:
-	rm -rf build target
+	rm -rf build target fuzz/target
