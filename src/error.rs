@@ -140,6 +140,12 @@ impl Error {
         Self::new(Stage::Options, Cause::BadArgument(message.into()))
     }
 
+    /// A request body that is not what its head has announced.
+    pub fn bad_body(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Stage::Send, Cause::BadArgument(message.into()))
+            .with_hint("correct the iterator that was given as the request's body")
+    }
+
     /// A defect of this library.
     pub fn internal(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Stage::Options, Cause::Internal(message.into()))

@@ -34,4 +34,16 @@ function _M.free()
 end
 
 
+--- Whether there is a loopback address of IPv6: containers often have none.
+---@return boolean
+function _M.has_ipv6()
+    local server = socket.tcp6()
+    local ok = server and server:bind("::1", 0)
+    if server then
+        server:close()
+    end
+    return ok ~= nil
+end
+
+
 return _M

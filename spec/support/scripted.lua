@@ -68,6 +68,24 @@ function _M.answered(bytes, ending, tls)
 end
 
 
+--- Makes a request and reads its body.
+---@return integer? status
+---@return string body_or_err
+---@return table? details
+function _M.fetch(httpc, params)
+    local res, err, details = httpc:request(params or {})
+    if not res then
+        return nil, err, details
+    end
+    local body
+    body, err, details = res:read_body()
+    if not body then
+        return nil, err, details
+    end
+    return res.status, body
+end
+
+
 --- What a function returns, with its count under `n`.
 function _M.pack(...)
     return { n = select("#", ...), ... }

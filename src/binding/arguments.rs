@@ -43,7 +43,9 @@ pub fn exchange(lua: &Lua, params: &Table, defaults: &Defaults<'_>) -> Result<Ex
     if let Some(traceparent) = &defaults.traceparent {
         headers.set_default("traceparent", traceparent);
     }
-    let expects_continue = headers.expects_continue();
+    let minor_version = minor_version(params)?;
+    // HTTP/1.0 has no interim responses to wait for (RFC 9110, 10.1.1).
+    let expects_continue = minor_version == 1 && headers.expects_continue();
     let head = RequestHead {
         method: &method,
         target: RequestTarget {
@@ -51,7 +53,7 @@ pub fn exchange(lua: &Lua, params: &Table, defaults: &Defaults<'_>) -> Result<Ex
             path: &path,
             query: &query,
         },
-        minor_version: minor_version(params)?,
+        minor_version,
         headers,
         body_length: match &body {
             Body::None | Body::Iterator => None,
@@ -63,7 +65,7 @@ pub fn exchange(lua: &Lua, params: &Table, defaults: &Defaults<'_>) -> Result<Ex
         proxy_authorization: defaults.proxy_authorization,
     };
     let mut wire = Vec::with_capacity(1024);
-    head.encode(&mut wire)?;
+    let announced = head.encode(&mut wire)?;
     let head_length = wire.len();
     if let Body::Bytes(bytes) = &body {
         wire.extend_from_slice(bytes);
@@ -71,6 +73,7 @@ pub fn exchange(lua: &Lua, params: &Table, defaults: &Defaults<'_>) -> Result<Ex
     let waits = expects_continue && (wire.len() > head_length || matches!(body, Body::Iterator));
     Ok(Exchange {
         continue_at: waits.then_some(head_length),
+        announced,
         // RFC 9110, 9.2.2: what is sent twice must mean the same as what is sent once.
         retry_stale: is_idempotent(&method) && boolean(params, "retry_stale")?.unwrap_or(true),
         bytes: wire,
@@ -86,6 +89,7 @@ pub fn response(lua: &Lua, params: &Table, timeouts: Timeouts) -> Result<Exchang
     Ok(Exchange {
         bytes: Vec::new(),
         continue_at: None,
+        announced: None,
         method: String::from_utf8_lossy(&method).to_ascii_uppercase(),
         limits: Limits {
             headers: usize::try_from(headers)
@@ -180,11 +184,12 @@ fn encode_args(lua: &Lua, arguments: &Table) -> Result<Vec<u8>> {
     Ok(query)
 }
 
-/// Percent-encodes all but the unreserved characters (RFC 3986, 2.3).
+/// Percent-encodes what encodeURIComponent does, as ngx.escape_uri: all but the unreserved characters
+/// (RFC 3986, 2.3) and `!'()*`.
 fn escape(text: &[u8], out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     for &byte in text {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+        if byte.is_ascii_alphanumeric() || b"-._~!'()*".contains(&byte) {
             out.push(byte);
         } else {
             let (high, low) = (usize::from(byte >> 4), usize::from(byte & 15));

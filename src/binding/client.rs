@@ -261,7 +261,7 @@ fn add_exchanging<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
                 bytes.truncate(head);
             }
             this.begin(&mut mailbox, id, |client, timeouts, completion| {
-                client.send_request(bytes, timeouts, completion)
+                client.send_request(bytes, exchange.announced, timeouts, completion)
             })?;
             Ok((true, exchange.continue_at.is_some()))
         }))
@@ -278,6 +278,10 @@ fn add_exchanging<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
             }))
         },
     );
+    // finish_body() -> true: all of a body that was sent in pieces has been sent
+    methods.add_method_mut("finish_body", |_, this, ()| {
+        Ok(guarded(|| this.current()?.finish_body().map(|()| true)))
+    });
     // await_continue(mailbox, id, params)
     methods.add_method_mut(
         "await_continue",

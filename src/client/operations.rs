@@ -163,15 +163,49 @@ impl Client {
         Ok(())
     }
 
-    /// Operation: writes part of a request body.
+    /// Operation: writes part of a request body, never more than the head has announced: the server
+    /// would take the rest for the next request.
     ///
     /// # Errors
     ///
-    /// There is no connection, or another operation has it.
+    /// There is no connection, another operation has it, or the body is too long.
     pub fn send(&self, bytes: Vec<u8>, timeouts: Timeouts, completion: Completion) -> Result<()> {
-        let connection = self.take_connection()?;
+        let mut connection = self.take_connection()?;
+        if let Some(left) = connection.body_left {
+            match left.checked_sub(bytes.len() as u64) {
+                Some(left) => connection.body_left = Some(left),
+                None => {
+                    self.shared.lock().phase = Phase::Closed;
+                    return Err(Error::bad_body(
+                        "the request body is longer than its Content-Length",
+                    ));
+                }
+            }
+        }
         self.write(connection, bytes, timeouts, completion);
         Ok(())
+    }
+
+    /// Ends a request body that came in pieces.
+    ///
+    /// # Errors
+    ///
+    /// It is shorter than the head has announced. The connection is closed: the server waits for
+    /// the rest.
+    pub fn finish_body(&mut self) -> Result<()> {
+        let mut state = self.shared.lock();
+        let left = match &mut state.phase {
+            Phase::Idle(connection) => connection.body_left.take().unwrap_or(0),
+            _ => 0,
+        };
+        drop(state);
+        if left == 0 {
+            return Ok(());
+        }
+        self.close();
+        Err(Error::bad_body(format!(
+            "the request body ended {left} bytes short of its Content-Length"
+        )))
     }
 
     fn write(
@@ -267,12 +301,14 @@ impl Client {
     pub fn send_request(
         &self,
         bytes: Vec<u8>,
+        announced: Option<u64>,
         timeouts: Timeouts,
         completion: Completion,
     ) -> Result<()> {
         let mut connection = self.take_connection()?;
         self.engine.stats.requests.increment();
         connection.responses_due += 1;
+        connection.body_left = announced;
         self.write(connection, bytes, timeouts, completion);
         Ok(())
     }
@@ -354,7 +390,7 @@ impl Client {
         let Phase::Idle(mut connection) = phase else {
             return Released::None;
         };
-        if connection.responses_due > 0 {
+        if connection.responses_due > 0 || connection.body_left.is_some_and(|left| left > 0) {
             connection.close();
             return Released::Unread;
         }

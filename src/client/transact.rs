@@ -19,6 +19,8 @@ pub struct Exchange {
     /// Where in `bytes` the body starts if it waits for a 100 (Continue). At their end for a body
     /// that comes piece by piece.
     pub continue_at: Option<usize>,
+    /// The length that the head announces for a body that comes in pieces.
+    pub announced: Option<u64>,
     /// Method in capitals: it decides whether the response has a body.
     pub method: String,
     /// Bounds on the response head.
@@ -104,6 +106,8 @@ impl Exchange {
                 connection.keeps_alive = false;
                 Ok(Some(head))
             }
+            // The read timeout may be shorter than this wait.
+            Ok(Err(error)) if error.code() == "read_timeout" => Ok(None),
             Ok(Err(error)) => Err(error),
             Err(_) => Ok(None),
         }
@@ -202,7 +206,7 @@ pub async fn write(
             // everything may otherwise never read the rest, and both sides would wait.
             if connection.buffer.len() < EARLY_LIMIT
                 && connection.poll_look_ahead(cx)
-                && (connection.has_ended() || answers_with_error(&connection.buffer))
+                && (connection.has_ended() || is_refused(connection))
             {
                 return Poll::Ready(Ok(Step::Answered));
             }
@@ -234,7 +238,10 @@ enum Step {
     Answered,
 }
 
-/// Whether a status line of 400 or above has begun (RFC 9112, 9.3.1: stop sending then).
-fn answers_with_error(buffer: &[u8]) -> bool {
-    buffer.starts_with(b"HTTP/1.") && matches!(buffer.get(9), Some(b'4'..))
+/// Whether the server has begun to answer what is being written with a status of 400 or above
+/// (RFC 9112, 9.3.1: stop sending then). While earlier responses are due, it is one of those.
+fn is_refused(connection: &Connection) -> bool {
+    connection.responses_due <= 1
+        && connection.buffer.starts_with(b"HTTP/1.")
+        && matches!(connection.buffer.get(9), Some(b'4'..))
 }

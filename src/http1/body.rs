@@ -193,7 +193,11 @@ fn line(input: &[u8], max: usize, too_long: Malformed) -> Result<Option<Line>, M
 /// different implementations.
 fn chunk_size(line: &[u8]) -> Result<u64, Malformed> {
     let size = line.split(|&byte| byte == b';').next().unwrap_or_default();
-    let digits = size.trim_ascii_end();
+    let padding = size
+        .iter()
+        .rev()
+        .take_while(|&&byte| matches!(byte, b' ' | b'\t'));
+    let digits = &size[..size.len() - padding.count()];
     let forbidden = |byte: &u8| matches!(byte, b'\r' | 0);
     if digits.is_empty() || digits.len() > 16 || line.iter().any(forbidden) {
         return Err(Malformed::ChunkSize);
@@ -319,6 +323,7 @@ mod tests {
             (b"-1\r\n", ChunkSize),
             (b" 5\r\nhello", ChunkSize),
             (b"5 5\r\nhello", ChunkSize),
+            (b"5\x0c\r\nhello", ChunkSize),
             (b"\r\n", ChunkSize),
             (b";ext\r\n", ChunkSize),
             (b"5;\0\r\n", ChunkSize),

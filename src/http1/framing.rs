@@ -71,7 +71,11 @@ fn chunked(head: &ResponseHead) -> Result<Option<bool>, Malformed> {
         .collect();
     let is_chunked = |coding: &&&[u8]| coding.eq_ignore_ascii_case(b"chunked");
     let Some(last) = codings.last() else {
-        return Ok(None);
+        // Present and empty: one reader sees a coding, another none.
+        return match head.values("Transfer-Encoding").next() {
+            Some(_) => Err(Malformed::TransferEncoding),
+            None => Ok(None),
+        };
     };
     let count = codings.iter().filter(is_chunked).count();
     match count {
@@ -147,6 +151,10 @@ mod tests {
             (
                 &["Content-Length: 5", "Transfer-Encoding: chunked"],
                 LengthAndEncoding,
+            ),
+            (
+                &["Transfer-Encoding:", "Content-Length: 4"],
+                TransferEncoding,
             ),
             (&["Transfer-Encoding: chunked, gzip"], TransferEncoding),
             (

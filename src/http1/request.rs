@@ -53,8 +53,10 @@ pub enum RequestError {
     UnframedIterator,
     /// A unix socket has no name to put into `Host`.
     NoHost,
-    /// The Content-Length of the caller is not a number.
+    /// The Content-Length of the caller is not one number.
     ContentLength,
+    /// The Transfer-Encoding of the caller does not end in `chunked`.
+    TransferEncoding,
     /// The Content-Length of the caller is not the length of the body.
     ContentLengthMismatch,
 }
@@ -74,7 +76,8 @@ impl fmt::Display for RequestError {
                 "Unable to generate a useful Host header for a unix domain socket. \
                  Please provide one."
             }
-            Self::ContentLength => "the Content-Length header is not a number",
+            Self::ContentLength => "the Content-Length header is not one number",
+            Self::TransferEncoding => "the Transfer-Encoding header does not end in chunked",
             Self::ContentLengthMismatch => {
                 "the Content-Length header is not the length of the body"
             }
@@ -83,17 +86,18 @@ impl fmt::Display for RequestError {
 }
 
 impl RequestHead<'_> {
-    /// Appends the head to `out`, up to and with the empty line.
+    /// Appends the head to `out`, up to and with the empty line. Returns the length that it announces
+    /// for a body that comes in pieces.
     ///
     /// # Errors
     ///
     /// [`RequestError`] when something in it could be read as more than what it is (header
     /// injection, request smuggling), before a byte is written.
-    pub fn encode(mut self, out: &mut Vec<u8>) -> Result<(), RequestError> {
+    pub fn encode(mut self, out: &mut Vec<u8>) -> Result<Option<u64>, RequestError> {
         if self.method.is_empty() || !self.method.iter().all(|&byte| is_token(byte)) {
             return Err(RequestError::Method);
         }
-        self.complete_headers()?;
+        let announced = self.complete_headers()?;
         if !self.target.path.iter().all(|&byte| is_target(byte)) {
             return Err(RequestError::Path);
         }
@@ -123,14 +127,14 @@ impl RequestHead<'_> {
         });
         self.headers.encode(out);
         out.extend_from_slice(b"\r\n");
-        Ok(())
+        Ok(announced)
     }
 
-    fn complete_headers(&mut self) -> Result<(), RequestError> {
+    fn complete_headers(&mut self) -> Result<Option<u64>, RequestError> {
         if let Some(value) = self.proxy_authorization {
             self.headers.set_default("Proxy-Authorization", value);
         }
-        self.frame_body()?;
+        let announced = self.frame_body()?;
         if !self.headers.contains("Host") {
             let host = self.host.ok_or(RequestError::NoHost)?;
             self.headers.set("Host", host.as_bytes());
@@ -142,28 +146,27 @@ impl RequestHead<'_> {
             // HTTP/1.0 closes unless both sides say otherwise (RFC 9112, appendix C.2.2).
             self.headers.set_default("Connection", b"Keep-Alive");
         }
-        Ok(())
+        Ok(announced)
     }
 
     /// Makes the head say how long the body is, in exactly one way.
-    fn frame_body(&mut self) -> Result<(), RequestError> {
-        if self.headers.is_chunked() {
+    fn frame_body(&mut self) -> Result<Option<u64>, RequestError> {
+        if self.headers.contains("Transfer-Encoding") {
+            if !self.headers.ends_in_chunked() {
+                return Err(RequestError::TransferEncoding);
+            }
             // Both together are request smuggling's favourite (RFC 9112, 6.1).
             self.headers.remove("Content-Length");
-            return Ok(());
+            return Ok(None);
         }
-        if let Some(given) = self.headers.get("Content-Length") {
-            let text = std::str::from_utf8(given).map_err(|_| RequestError::ContentLength)?;
-            if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-                return Err(RequestError::ContentLength);
-            }
-            // What is over, or missing, would be taken from or for the next request. A HEAD or GET
-            // may state a length that it does not send a body for only when it is zero.
-            return match (self.body_length, text.parse::<usize>()) {
-                (_, Err(_)) => Err(RequestError::ContentLength),
-                _ if self.body_is_iterator => Ok(()),
-                (length, Ok(given)) if length.unwrap_or(0) == given => Ok(()),
-                _ => Err(RequestError::ContentLengthMismatch),
+        if self.headers.contains("Content-Length") {
+            let given = self.headers.content_length()?;
+            // What is over, or missing, would be taken from or for the next request.
+            let length = self.body_length.unwrap_or(0) as u64;
+            return match self.body_is_iterator {
+                true => Ok(Some(given)),
+                false if length == given => Ok(None),
+                false => Err(RequestError::ContentLengthMismatch),
             };
         }
         if self.body_is_iterator {
@@ -179,7 +182,7 @@ impl RequestHead<'_> {
             None if expects_body => self.headers.set("Content-Length", b"0"),
             None => {}
         }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -237,15 +240,29 @@ impl HeaderList {
             .position(|(present, _)| present.eq_ignore_ascii_case(name))
     }
 
-    fn is_chunked(&self) -> bool {
+    fn ends_in_chunked(&self) -> bool {
         let Some(index) = self.position(b"Transfer-Encoding") else {
             return false;
         };
         let joined = self.0[index].1.join(&b',');
-        joined
-            .to_ascii_lowercase()
-            .windows(7)
-            .any(|part| part == b"chunked")
+        let last = joined.rsplit(|&byte| byte == b',').next();
+        last.is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked"))
+    }
+
+    /// Digits of one value: two would be read differently by different servers.
+    fn content_length(&self) -> Result<u64, RequestError> {
+        let values = self
+            .position(b"Content-Length")
+            .map(|index| &self.0[index].1);
+        match values.map(Vec::as_slice) {
+            Some([value]) if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => {
+                std::str::from_utf8(value)
+                    .ok()
+                    .and_then(|digits| digits.parse().ok())
+                    .ok_or(RequestError::ContentLength)
+            }
+            _ => Err(RequestError::ContentLength),
+        }
     }
 
     fn check(&self) -> Result<(), RequestError> {
@@ -378,6 +395,10 @@ mod tests {
             (head("GET", "/", &[("X", "y\r\nZ: 1")]), HeaderValue),
             (head("GET", "/", &[("X", "y\0")]), HeaderValue),
             (head("GET", "/", &[("Content-Length", "+1")]), ContentLength),
+            (
+                head("GET", "/", &[("Transfer-Encoding", "gzip")]),
+                TransferEncoding,
+            ),
             (
                 head("GET", "/", &[("Content-Length", "1")]),
                 ContentLengthMismatch,

@@ -146,6 +146,7 @@ local function connect_with_options(self, options)
         return nil, err, details
     end
     self.pool_size = options.pool_size
+    self.pool = options.pool
     return connected(self, options.host, port, scheme == "https", proxy)
 end
 
@@ -192,6 +193,7 @@ local function handshake(self, options)
     options.scheme = "https"
     options.host = self.host
     options.port = self.port
+    options.pool = self.pool
     local destination, err, details = destinations.of(options, self.proxy)
     if not destination then
         return nil, err, details

@@ -36,8 +36,11 @@ local function set_body_aside(lazy)
         return
     end
     rawset(lazy, "body_reader", function(max)
-        if err or not body or body == "" then
+        if err then
             return nil, err, details
+        end
+        if not body or body == "" then
+            return nil
         end
         local part = body
         if type(max) == "number" and max > 0 then

@@ -5,9 +5,7 @@ local responses = require("resty.mtls.response")
 
 local concat = table.concat
 local ipairs = ipairs
-local lower = string.lower
-local pairs = pairs
-local tonumber = tonumber
+local pcall = pcall
 local tostring = tostring
 local type = type
 
@@ -35,31 +33,13 @@ local function traceparent()
 end
 
 
-local function field(headers, wanted)
-    for name, value in pairs(type(headers) == "table" and headers or {}) do
-        if type(name) == "string" and lower(name) == wanted then
-            return value
-        end
-    end
-end
-
-
--- How many bytes the head has announced; nil for a chunked body.
-local function announced_length(headers)
-    if field(headers, "transfer-encoding") then
-        return nil
-    end
-    return tonumber(field(headers, "content-length"))
-end
-
-
 -- Half a request is on the wire: the connection is of no use to anybody.
 local function bad_body(self, message)
     self.client:close()
     return nil, message, {
         code = "bad_argument",
         stage = "send",
-        hint = "let the body be as long as its Content-Length says, or use chunked encoding",
+        hint = "correct the iterator that was given as the request's body",
     }
 end
 
@@ -82,35 +62,26 @@ local function to_string(chunk)
 end
 
 
--- Sends what an iterator yields. Never more than the head has announced: the server would take the
--- rest for the next request.
+-- Sends what an iterator yields.
 local function send_pieces(self, params)
-    local left = announced_length(params.headers)
     while true do
-        local chunk, err, partial = params.body()
+        local ok, chunk, err, partial = pcall(params.body)
+        if not ok then
+            return bad_body(self, "the request body iterator failed: " .. tostring(chunk))
+        end
         if chunk == nil then
             if err ~= nil then
                 self.client:close()
                 return nil, err, partial
             end
-            if left and left > 0 then
-                return bad_body(self, "the request body ended " .. left .. " bytes short of its "
-                    .. "Content-Length")
-            end
-            return true
+            return self.client:finish_body()
         end
         chunk = to_string(chunk)
         if not chunk then
             return bad_body(self, "a request body iterator has to return strings")
         end
-        if left then
-            left = left - #chunk
-            if left < 0 then
-                return bad_body(self, "the request body is longer than its Content-Length")
-            end
-        end
         if chunk ~= "" then
-            local ok, details
+            local details
             ok, err, details = operation.conclude(self.client, "send", chunk)
             if not ok then
                 return nil, err, details
@@ -215,7 +186,10 @@ local function request_in_pieces(self, params)
     local res
     res, err, details = read_early_response(self, params, err, details)
     if not res then
-        self.client:close()
+        -- Unless nothing has been sent: then it is as good as before.
+        if not (type(details) == "table" and details.stage == "options") then
+            self.client:close()
+        end
         return nil, err, details
     end
     return res

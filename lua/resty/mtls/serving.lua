@@ -76,7 +76,7 @@ local function read_chunk_size(sock)
     if not line then
         return nil, err
     end
-    local digits = match(line, "^(%x+)[ \t]*;?.*$")
+    local digits = match(line, "^(%x+)[ \t]*$") or match(line, "^(%x+)[ \t]*;")
     local size = digits and #digits <= 13 and tonumber(digits, 16)
     if not size then
         return nil, "unable to read chunksize"
@@ -185,11 +185,15 @@ end
 function _M.proxy_request(self, chunk_size)
     -- nginx has decoded the path. What a request line cannot have, or would read differently, is
     -- encoded again.
+    local body, err = _M.get_client_body_reader(self, chunk_size)
+    if err then
+        return nil, err
+    end
     local path = gsub(ngx.var.uri, "[%c%s#%%<>?`]", escape_byte)
     return requests.request(self, {
         method = ngx.req.get_method(),
         path = path .. ngx.var.is_args .. (ngx.var.query_string or ""),
-        body = _M.get_client_body_reader(self, chunk_size),
+        body = body,
         headers = ngx.req.get_headers(),
     })
 end
