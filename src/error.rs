@@ -293,7 +293,9 @@ impl Cause {
                     .into()
             }
             Self::ConnectFailed { .. } => {
-                "check the route to the server, firewalls, and the limit of open files".into()
+                "check the route to the server and firewalls, the path of a unix socket, and the \
+                 limit of open files"
+                    .into()
             }
             Self::ProxyRefused { status: 407 } => "the proxy wants credentials: set \
                  https_proxy_authorization in the proxy options"

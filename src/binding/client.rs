@@ -17,7 +17,7 @@ use super::reply::{Reply, guarded};
 use crate::client::{
     Client, Destination, Exchange, GateOptions, Released, Route, Summary, Taken, Timeouts, Until,
 };
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::http1::{Framing, Header};
 use crate::mailbox::{Completion, OperationId};
 use crate::runtime::Engine;
@@ -58,6 +58,16 @@ impl ClientHandle {
         match &mut self.client {
             Some(client) => Ok(client),
             none => Ok(none.insert(ManuallyDrop::new(Client::new(Engine::current()?)))),
+        }
+    }
+
+    /// A time-out that the deadline has brought about is not mended by other time-outs.
+    fn explain(&self, error: Error) -> Error {
+        match error.cause() {
+            Cause::Timeout if self.timeouts.are_over() => {
+                error.with_hint("the request was not done before its deadline: raise deadline")
+            }
+            _ => error,
         }
     }
 
@@ -336,15 +346,18 @@ fn add_exchanging<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
 fn add_results<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
     // outcome() -> true
     methods.add_method_mut("outcome", |_, this, ()| {
-        Ok(guarded(|| this.current()?.outcome().map(|()| true)))
+        Ok(guarded(|| {
+            let outcome = this.current()?.outcome();
+            outcome.map(|()| true).map_err(|error| this.explain(error))
+        }))
     });
     // response() -> status, reason, headers, whether it has a body, whether that is chunked,
     //     whether the connection can be kept; status is false if the operation brought no response
     methods.add_method_mut("response", |lua, this, ()| {
         let summary = guarded(|| {
-            let client = this.current()?;
-            client.outcome()?;
-            Ok(client.take_head())
+            let outcome = this.current()?.outcome();
+            outcome.map_err(|error| this.explain(error))?;
+            Ok(this.current()?.take_head())
         });
         Ok(Reply(match summary.0 {
             Ok(Some(Summary {
@@ -371,20 +384,21 @@ fn add_results<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
     });
     // take_part(max or nil) -> string, or nil at the end, or false if it has to be waited for
     methods.add_method_mut("take_part", |lua, this, max: Option<usize>| {
-        taken(
-            guarded(|| {
-                this.current()?
-                    .take_part(max, |bytes| lua.create_string(bytes))
-            }),
-            lua,
-        )
+        let part = guarded(|| {
+            let part = this
+                .current()?
+                .take_part(max, |bytes| lua.create_string(bytes));
+            part.map_err(|error| this.explain(error))
+        });
+        taken(part, lua)
     });
     // take_whole() -> string, or false if it has to be waited for
     methods.add_method_mut("take_whole", |lua, this, ()| {
-        taken(
-            guarded(|| this.current()?.take_whole(|bytes| lua.create_string(bytes))),
-            lua,
-        )
+        let whole = guarded(|| {
+            let whole = this.current()?.take_whole(|bytes| lua.create_string(bytes));
+            whole.map_err(|error| this.explain(error))
+        });
+        taken(whole, lua)
     });
     // trailers() -> headers
     methods.add_method_mut("trailers", |lua, this, ()| {

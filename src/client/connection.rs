@@ -31,6 +31,9 @@ pub struct Connection {
     /// Responses to what was sent that have not been read. While there are any, whoever got the
     /// connection would be answered with somebody else's response.
     pub responses_due: u32,
+    /// Whether a response, if only an interim one, has come to the current request: the server has
+    /// seen it then.
+    pub answered: bool,
     /// What is left to send of a request body whose length its head has announced.
     pub body_left: Option<u64>,
     /// How reading ended while nobody asked: an alert is told once, and what comes after it on a
@@ -111,6 +114,7 @@ impl Connection {
             keeps_alive: true,
             permit,
             responses_due: 0,
+            answered: false,
             body_left: None,
             ended: None,
             route,

@@ -150,6 +150,12 @@ impl Timeouts {
         self.cut(self.read)
     }
 
+    /// Whether the moment at which everything has to be done has passed.
+    pub fn are_over(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| deadline <= Instant::now())
+    }
+
     fn cut(&self, time: Duration) -> Duration {
         match self.deadline {
             Some(deadline) => time.min(deadline.saturating_duration_since(Instant::now())),

@@ -104,13 +104,14 @@ impl Client {
         timeouts: Timeouts,
         completion: Completion,
     ) -> Result<()> {
-        let connection = self.take_connection()?;
+        let mut connection = self.take_connection()?;
         let shared = self.shared.clone();
         let engine = self.engine;
         self.begin(async move {
             let connected = match engine.pool.take(&destination) {
                 Some(mut pooled) => {
                     engine.count_reuse(&mut pooled);
+                    pooled.permit = connection.permit.take();
                     Ok(pooled)
                 }
                 None => upgrade(engine, *connection, destination, timeouts).await,
@@ -548,6 +549,11 @@ async fn read_ahead(shared: &Arc<Shared>, mut connection: Box<Connection>, timeo
             };
             (response.body.has_room(), response.waiter.is_some())
         };
+        // Asked here, since data that keeps coming would always be ready before the timer below.
+        if waits && timeouts.are_over() {
+            advance(shared, connection, None);
+            return;
+        }
         if !has_room {
             shared.changed.notified().await;
             continue;

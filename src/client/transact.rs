@@ -59,9 +59,12 @@ impl Exchange {
         connection: &mut Connection,
         sent: usize,
     ) -> std::result::Result<(ResponseHead, Framing), Failed> {
+        connection.answered = false;
         let result = self.write_and_read(connection, sent).await;
         result.map_err(|error| Failed {
-            unanswered: connection.buffer.is_empty() && error.code() == "closed",
+            unanswered: connection.buffer.is_empty()
+                && !connection.answered
+                && error.code() == "closed",
             error,
         })
     }
@@ -161,6 +164,7 @@ impl Exchange {
                 let head = http1::parse(&connection.buffer[..end], &self.limits)
                     .map_err(|malformed| Error::malformed(Stage::Response, &malformed))?;
                 connection.buffer.drain(..end);
+                connection.answered = true;
                 return Ok(head);
             }
             searched = connection.buffer.len();

@@ -109,6 +109,23 @@ local function debug_log(...)
 end
 
 
+local function set_deadline(self, milliseconds)
+    self.has_deadline = milliseconds ~= nil
+    self.client:set_deadline(milliseconds)
+end
+
+
+local function connect(self, options, ...)
+    local ok, err, details = connecting.connect(self, options, ...)
+    debug_log("connect to ", tostring(self.host), ":", tostring(self.port), ": ",
+        ok and "connected" or err)
+    if not ok then
+        return nil, err, details
+    end
+    return true
+end
+
+
 --- Connects, or takes an idle connection to the same destination under the same TLS profile.
 ---
 --- The old forms `connect(host, port, options?)` and `connect("unix:/path", options?)` connect
@@ -119,13 +136,11 @@ end
 ---@return string? err
 ---@return resty.mtls.details? details
 function _M:connect(options, ...)
-    local ok, err, details = connecting.connect(self, options, ...)
-    debug_log("connect to ", tostring(self.host), ":", tostring(self.port), ": ",
-        ok and "connected" or err)
-    if not ok then
-        return nil, err, details
+    if self.has_deadline then
+        -- Of a request_uri whose light thread was killed.
+        set_deadline(self, nil)
     end
-    return true
+    return connect(self, options, ...)
 end
 
 
@@ -292,7 +307,7 @@ end
 
 
 local function request_and_read(self, given)
-    local ok, err, details = self:connect(given)
+    local ok, err, details = connect(self, given)
     if not ok then
         return nil, err, details
     end
@@ -349,16 +364,17 @@ function _M:request_uri(uri, params)
     take_proxy_authorization(self, given)
 
     local deadline = given.deadline
-    if deadline ~= nil and (type(deadline) ~= "number" or deadline < 1) then
+    if deadline ~= nil and (type(deadline) ~= "number" or deadline ~= deadline or deadline < 1) then
         return bad_argument("bad 'deadline': a number of milliseconds, at least 1")
     end
-    if not deadline then
-        return request_and_read(self, given)
+    if deadline or self.has_deadline then
+        set_deadline(self, deadline and to_timeout(deadline))
     end
-    self.client:set_deadline(to_timeout(deadline))
     local res
     res, err, details = request_and_read(self, given)
-    self.client:set_deadline(nil)
+    if deadline then
+        set_deadline(self, nil)
+    end
     if not res then
         return nil, err, details
     end
