@@ -19,7 +19,14 @@ pub trait Idle {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Pool<K, C>(Mutex<HashMap<K, Vec<Pooled<C>>>>);
+pub struct Pool<K, C>(Mutex<State<K, C>>);
+
+#[derive(Debug)]
+struct State<K, C> {
+    idle: HashMap<K, Vec<Pooled<C>>>,
+    /// Whether somebody has been told to sweep.
+    swept: bool,
+}
 
 #[derive(Debug)]
 struct Pooled<C> {
@@ -29,15 +36,18 @@ struct Pooled<C> {
 
 impl<K, C> Default for Pool<K, C> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self(Mutex::new(State {
+            idle: HashMap::new(),
+            swept: false,
+        }))
     }
 }
 
 impl<K: Hash + Eq + Clone, C: Idle> Pool<K, C> {
     /// The usable connection that was put back last. Those found dead on the way are dropped.
     pub fn take(&self, key: &K) -> Option<C> {
-        let mut idle = self.lock();
-        let connections = idle.get_mut(key)?;
+        let mut state = self.lock();
+        let connections = state.idle.get_mut(key)?;
         let now = Instant::now();
         let mut found = None;
         while let Some(mut pooled) = connections.pop() {
@@ -48,21 +58,21 @@ impl<K: Hash + Eq + Clone, C: Idle> Pool<K, C> {
             }
         }
         if connections.is_empty() {
-            idle.remove(key);
+            state.idle.remove(key);
         }
         found
     }
 
     /// Puts a connection in for `timeout` (for ever if `None`), and drops those that have been idle
-    /// for longest beyond `size`. True if the pool was empty, so that nobody sweeps it.
+    /// for longest beyond `size`. True if the caller
+    /// has to see to it that the pool is swept from now on.
     pub fn put(&self, key: &K, connection: C, timeout: Option<Duration>, size: usize) -> bool {
-        let mut idle = self.lock();
-        let was_empty = idle.is_empty();
+        let mut state = self.lock();
         // Time-outs of centuries would overflow the clock; they mean "for ever" as well.
         let expires = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let connections = match idle.get_mut(key) {
+        let connections = match state.idle.get_mut(key) {
             Some(connections) => connections,
-            None => idle.entry(key.clone()).or_default(),
+            None => state.idle.entry(key.clone()).or_default(),
         };
         connections.push(Pooled {
             connection,
@@ -70,17 +80,18 @@ impl<K: Hash + Eq + Clone, C: Idle> Pool<K, C> {
         });
         let over = connections.len().saturating_sub(size.max(1));
         let evicted: Vec<_> = connections.drain(..over).collect();
-        drop(idle);
+        let needs_sweeper = !std::mem::replace(&mut state.swept, true);
+        drop(state);
         drop(evicted);
-        was_empty
+        needs_sweeper
     }
 
-    /// Drops what has expired or died. False when nothing is left.
+    /// Drops what has expired or died. False when nothing is left and sweeping can end.
     pub fn sweep(&self) -> bool {
         let mut dropped = Vec::new();
-        let mut idle = self.lock();
+        let mut state = self.lock();
         let now = Instant::now();
-        idle.retain(|_, connections| {
+        state.idle.retain(|_, connections| {
             let stays = |pooled: &mut Pooled<C>| {
                 pooled.expires.is_none_or(|expires| expires > now)
                     && pooled.connection.seems_usable()
@@ -88,20 +99,21 @@ impl<K: Hash + Eq + Clone, C: Idle> Pool<K, C> {
             dropped.extend(connections.extract_if(.., |pooled| !stays(pooled)));
             !connections.is_empty()
         });
-        !idle.is_empty()
+        state.swept = !state.idle.is_empty();
+        state.swept
     }
 
     /// Number of idle connections.
     pub fn len(&self) -> usize {
-        self.lock().values().map(Vec::len).sum()
+        self.lock().idle.values().map(Vec::len).sum()
     }
 
     /// Whether there is no idle connection.
     pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.lock().idle.is_empty()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, Vec<Pooled<C>>>> {
+    fn lock(&self) -> MutexGuard<'_, State<K, C>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

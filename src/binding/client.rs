@@ -17,7 +17,7 @@ use super::reply::{Reply, guarded};
 use crate::client::{
     Client, Destination, Exchange, GateOptions, Released, Route, Summary, Taken, Timeouts, Until,
 };
-use crate::error::{Cause, Error, Result};
+use crate::error::{Cause, Error, Result, Stage};
 use crate::http1::{Framing, Header};
 use crate::mailbox::{Completion, OperationId};
 use crate::runtime::Engine;
@@ -27,6 +27,9 @@ pub struct ClientHandle {
     client: Option<ManuallyDrop<Client>>,
     destination: Option<Arc<Destination>>,
     timeouts: Timeouts,
+    /// The operation that was begun last, apart from waits for a body: another one's light thread
+    /// must not be given what it has brought.
+    operation: OperationId,
 }
 
 /// As lua_socket_connect_timeout and its siblings in ngx_lua.
@@ -37,6 +40,7 @@ impl Default for ClientHandle {
         Self {
             client: None,
             destination: None,
+            operation: 0,
             timeouts: Timeouts {
                 connect: DEFAULT_TIMEOUT,
                 send: DEFAULT_TIMEOUT,
@@ -81,7 +85,31 @@ impl ClientHandle {
         let timeouts = self.timeouts;
         let client = self.current()?;
         operation(client, timeouts, mailbox.submit(id)?)?;
+        self.operation = id;
         Ok(true)
+    }
+
+    /// Begins a wait for part of a body, which brings nothing by itself.
+    fn wait(
+        &mut self,
+        mailbox: &mut MailboxHandle,
+        id: OperationId,
+        operation: impl FnOnce(&mut Client, Timeouts, Completion) -> Result<()>,
+    ) -> Result<bool> {
+        let current = self.operation;
+        let begun = self.begin(mailbox, id, operation);
+        self.operation = current;
+        begun
+    }
+
+    /// How the operation `id` ended.
+    fn outcome(&mut self, id: OperationId) -> Result<()> {
+        if self.operation != id {
+            return Err(Error::closed(Stage::Connect)
+                .with_hint("another light thread has closed this connection and uses its client"));
+        }
+        let outcome = self.current()?.outcome();
+        outcome.map_err(|error| self.explain(error))
     }
 
     fn exchange(
@@ -193,10 +221,11 @@ fn add_connecting<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
             UserDataRef<DestinationHandle>,
         )| {
             Ok(guarded(|| {
-                this.destination = Some(destination.0.clone());
                 this.begin(&mut mailbox, id, |client, timeouts, completion| {
                     client.handshake(destination.0.clone(), timeouts, completion)
-                })
+                })?;
+                this.destination = Some(destination.0.clone());
+                Ok(true)
             }))
         },
     );
@@ -217,26 +246,37 @@ type RequestArguments = (Mailbox, OperationId, Table, LuaString, Option<LuaStrin
 
 type ShowArguments = (Table, LuaString, Option<LuaString>);
 
-/// The head at the start of a request, for a log. Whoever reads logs must not learn to log in.
+/// The head at the start of a request, for a log. Whoever reads logs must not learn to log in, so
+/// that only values are shown that are known to be harmless, and no query.
 fn redacted_head(request: &[u8]) -> String {
-    const SECRETS: [&str; 6] = ["auth", "cookie", "token", "secret", "key", "password"];
+    const SHOWN: [&str; 8] = [
+        "host",
+        "user-agent",
+        "content-length",
+        "content-type",
+        "transfer-encoding",
+        "connection",
+        "expect",
+        "traceparent",
+    ];
     let end = crate::http1::find_end(request, 0).unwrap_or(request.len());
     let text = String::from_utf8_lossy(&request[..end]);
     let redact = |line: &str| match line.split_once(": ") {
-        Some((name, _)) if is_secret(name, &SECRETS) => format!("{name}: (redacted)"),
+        Some((name, _)) if !SHOWN.contains(&name.to_ascii_lowercase().as_str()) => {
+            format!("{name}: (redacted)")
+        }
         _ => line.to_owned(),
     };
     let mut lines = text.split("\r\n");
-    let request_line = lines.next().unwrap_or_default().to_owned();
+    let request_line = lines.next().unwrap_or_default();
+    let request_line = match (request_line.split_once('?'), request_line.rsplit_once(' ')) {
+        (Some((target, _)), Some((_, version))) => format!("{target}?(redacted) {version}"),
+        _ => request_line.to_owned(),
+    };
     let lines: Vec<_> = std::iter::once(request_line)
         .chain(lines.map(redact))
         .collect();
     lines.join("\r\n")
-}
-
-fn is_secret(name: &str, secrets: &[&str]) -> bool {
-    let name = name.to_ascii_lowercase();
-    secrets.iter().any(|secret| name.contains(secret))
 }
 
 /// Operations that send requests, read responses, and wait for bodies.
@@ -321,7 +361,7 @@ fn add_exchanging<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
         "await_part",
         |_, this, (mut mailbox, id, max): (Mailbox, OperationId, Option<usize>)| {
             Ok(guarded(|| {
-                this.begin(&mut mailbox, id, |client, _, completion| {
+                this.wait(&mut mailbox, id, |client, _, completion| {
                     client.await_body(Until::Part(max), completion);
                     Ok(())
                 })
@@ -333,7 +373,7 @@ fn add_exchanging<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
         "await_whole",
         |_, this, (mut mailbox, id): (Mailbox, OperationId)| {
             Ok(guarded(|| {
-                this.begin(&mut mailbox, id, |client, _, completion| {
+                this.wait(&mut mailbox, id, |client, _, completion| {
                     client.await_body(Until::Whole, completion);
                     Ok(())
                 })
@@ -344,19 +384,15 @@ fn add_exchanging<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
 
 /// What operations have brought, without waiting.
 fn add_results<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
-    // outcome() -> true
-    methods.add_method_mut("outcome", |_, this, ()| {
-        Ok(guarded(|| {
-            let outcome = this.current()?.outcome();
-            outcome.map(|()| true).map_err(|error| this.explain(error))
-        }))
+    // outcome(id) -> true
+    methods.add_method_mut("outcome", |_, this, id: OperationId| {
+        Ok(guarded(|| this.outcome(id).map(|()| true)))
     });
-    // response() -> status, reason, headers, whether it has a body, whether that is chunked,
+    // response(id) -> status, reason, headers, whether it has a body, whether that is chunked,
     //     whether the connection can be kept; status is false if the operation brought no response
-    methods.add_method_mut("response", |lua, this, ()| {
+    methods.add_method_mut("response", |lua, this, id: OperationId| {
         let summary = guarded(|| {
-            let outcome = this.current()?.outcome();
-            outcome.map_err(|error| this.explain(error))?;
+            this.outcome(id)?;
             Ok(this.current()?.take_head())
         });
         Ok(Reply(match summary.0 {

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mlua::{Lua, Table, UserData, Value};
+use mlua::{Lua, LuaString, Table, UserData, Value};
 
 use self::client::ClientHandle;
 use self::mailbox::MailboxHandle;
@@ -97,7 +97,8 @@ fn warn_unverified(_: &Lua, (): ()) -> mlua::Result<Reply<bool>> {
 }
 
 /// `in_network(host, network) -> boolean`: whether an address is in a network such as 10.0.0.0/8.
-fn in_network(_: &Lua, (host, network): (String, String)) -> mlua::Result<bool> {
+fn in_network(_: &Lua, (host, network): (LuaString, LuaString)) -> mlua::Result<bool> {
+    let (host, network) = (host.to_string_lossy(), network.to_string_lossy());
     Ok(crate::net::in_network(&host, &network))
 }
 

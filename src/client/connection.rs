@@ -11,7 +11,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::{Destination, Route};
 use crate::error::{Error, Result, Stage};
-use crate::net::Transport;
+use crate::net::{Transport, has_plaintext, is_silent};
 use crate::pool::Idle;
 use crate::stats::Stats;
 use crate::tls::Session;
@@ -205,6 +205,25 @@ impl Connection {
         }
     }
 
+    /// Whether something has been read, here or within TLS, that no response has taken: data, or
+    /// the word that the server is done.
+    pub fn has_unread(&mut self) -> bool {
+        let silent = match &mut self.stream {
+            Stream::Plain(_) => true,
+            Stream::Tls(stream, _) => is_silent(stream),
+        };
+        !self.buffer.is_empty() || self.ended.is_some() || !silent
+    }
+
+    /// Whether data has been read, here or within TLS, that no response has taken.
+    pub fn has_data(&mut self) -> bool {
+        let within = match &mut self.stream {
+            Stream::Plain(_) => false,
+            Stream::Tls(stream, _) => has_plaintext(stream),
+        };
+        within || !self.buffer.is_empty()
+    }
+
     /// Whether reading has ended, be it with an error.
     pub fn has_ended(&self) -> bool {
         self.ended.is_some()
@@ -253,7 +272,7 @@ impl Connection {
 
 impl Idle for Connection {
     fn is_usable(&mut self) -> bool {
-        if !self.buffer.is_empty() {
+        if self.has_unread() {
             return false;
         }
         match &mut self.stream {
@@ -270,7 +289,7 @@ impl Idle for Connection {
     fn seems_usable(&mut self) -> bool {
         match &mut self.stream {
             Stream::Plain(transport) => transport.seems_quiet(),
-            Stream::Tls(stream, _) => stream.get_ref().0.seems_quiet() || self.is_usable(),
+            Stream::Tls(stream, _) => stream.get_mut().0.seems_quiet() || self.is_usable(),
         }
     }
 }

@@ -34,6 +34,7 @@ impl Gates {
         if gates.len() >= MAX_GATES {
             gates.retain(|_, gate| gate.is_used());
         }
+        let size = size.min(Semaphore::MAX_PERMITS);
         let gate = gates.entry(destination.clone()).or_insert_with(|| {
             Arc::new(Gate {
                 size,

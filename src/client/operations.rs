@@ -129,6 +129,13 @@ impl Client {
     /// There is no connection, or another operation has it.
     pub fn request(&self, exchange: Exchange, completion: Completion) -> Result<()> {
         let mut connection = self.take_connection()?;
+        if connection.responses_due > 0 {
+            self.shared.lock().phase = Phase::Idle(connection);
+            return Err(Error::bad_argument(
+                "the response to an earlier request has not been read",
+            ));
+        }
+        self.check_clean(&mut connection)?;
         self.engine.stats.requests.increment();
         connection.responses_due += 1;
         let first = exchange.continue_at.unwrap_or(exchange.bytes.len());
@@ -307,6 +314,7 @@ impl Client {
         completion: Completion,
     ) -> Result<()> {
         let mut connection = self.take_connection()?;
+        self.check_clean(&mut connection)?;
         self.engine.stats.requests.increment();
         connection.responses_due += 1;
         connection.body_left = announced;
@@ -395,7 +403,7 @@ impl Client {
             connection.close();
             return Released::Unread;
         }
-        if !connection.keeps_alive || !connection.buffer.is_empty() {
+        if !connection.keeps_alive || connection.has_unread() {
             connection.close();
             return Released::Closed;
         }
@@ -447,7 +455,10 @@ impl Client {
     fn take<T>(&self, take: impl FnOnce(&mut Body) -> Result<Taken<T>>) -> Result<Taken<T>> {
         let mut state = self.shared.lock();
         let Some(response) = &mut state.response else {
-            return Ok(Taken::End);
+            return Err(Error::closed(Stage::Body).with_hint(
+                "the response is gone: read its body before set_keepalive, close or the next \
+                 request",
+            ));
         };
         let had_room = response.body.has_room();
         let taken = take(&mut response.body);
@@ -481,6 +492,22 @@ impl Client {
                 ))
             }
         }
+    }
+
+    /// Whether a request can follow on a connection that was just taken. What the server has sent
+    /// unasked would be taken for its response, and the rest of a body for its head.
+    fn check_clean(&self, connection: &mut Connection) -> Result<()> {
+        let is_body_due = connection.body_left.is_some_and(|left| left > 0);
+        let is_unasked = connection.responses_due == 0 && connection.has_data();
+        if !is_body_due && !is_unasked {
+            return Ok(());
+        }
+        self.shared.lock().phase = Phase::Closed;
+        Err(match is_body_due {
+            true => Error::bad_body("the body of the previous request has not been sent"),
+            false => Error::closed(Stage::Send)
+                .with_hint("the server sent what no request had asked for: see its log"),
+        })
     }
 
     fn begin(&self, task: impl Future<Output = ()> + Send + 'static) {

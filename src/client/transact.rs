@@ -1,14 +1,14 @@
 //! Writing a request and reading the head of its response.
 
 use std::future::poll_fn;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::connect::within;
 use super::{Connection, Timeouts};
-use crate::error::{Error, Result, Stage};
+use crate::error::{Cause, Error, Result, Stage};
 use crate::http1::{self, Framing, Limits, ResponseHead};
 
 /// A request in bytes, and how to read its response.
@@ -64,7 +64,7 @@ impl Exchange {
         result.map_err(|error| Failed {
             unanswered: connection.buffer.is_empty()
                 && !connection.answered
-                && error.code() == "closed",
+                && *error.cause() == Cause::Closed,
             error,
         })
     }
@@ -110,7 +110,7 @@ impl Exchange {
                 Ok(Some(head))
             }
             // The read timeout may be shorter than this wait.
-            Ok(Err(error)) if error.code() == "read_timeout" => Ok(None),
+            Ok(Err(error)) if *error.cause() == Cause::Timeout => Ok(None),
             Ok(Err(error)) => Err(error),
             Err(_) => Ok(None),
         }
@@ -130,7 +130,9 @@ impl Exchange {
         let framing = Framing::of(&head, &self.method)
             .map_err(|malformed| Error::malformed(Stage::Response, &malformed))?;
         // After 101 the connection speaks another protocol (RFC 9110, 15.2.2).
-        if !head.keeps_alive() || framing == Framing::Close || head.status == 101 {
+        // After a 2xx to CONNECT it leads somewhere else.
+        let tunnels = self.method == "CONNECT" && head.status < 300;
+        if !head.keeps_alive() || framing == Framing::Close || head.status == 101 || tunnels {
             connection.keeps_alive = false;
         }
         Ok((head, framing))
@@ -208,24 +210,24 @@ pub async fn write(
         let step = poll_fn(|cx| {
             // The response has to be read meanwhile: a server that answers before it has read
             // everything may otherwise never read the rest, and both sides would wait.
-            if connection.buffer.len() < EARLY_LIMIT
-                && connection.poll_look_ahead(cx)
-                && (connection.has_ended() || is_refused(connection))
-            {
+            if written < bytes.len() && poll_refused(connection, cx) {
                 return Poll::Ready(Ok(Step::Answered));
             }
-            if written < bytes.len() {
-                let count = match ready!(connection.poll_write(cx, &bytes[written..])) {
-                    Ok(count) => count,
-                    Err(_) => return Poll::Ready(Ok(Step::Answered)),
-                };
-                written += count;
-                return Poll::Ready(Ok(Step::Progress));
-            }
-            match ready!(connection.poll_flush(cx)) {
-                Ok(()) => Poll::Ready(Ok(Step::Done)),
+            let polled = match written < bytes.len() {
+                true => connection
+                    .poll_write(cx, &bytes[written..])
+                    .map_ok(|count| {
+                        written += count;
+                        Step::Progress
+                    }),
+                false => connection.poll_flush(cx).map_ok(|()| Step::Done),
+            };
+            match polled {
+                Poll::Ready(Ok(step)) => Poll::Ready(Ok(step)),
                 // EPIPE and ECONNRESET: the alert or the response that says why may be unread.
-                Err(_) => Poll::Ready(Ok(Step::Answered)),
+                Poll::Ready(Err(_)) => Poll::Ready(Ok(Step::Answered)),
+                Poll::Pending if poll_refused(connection, cx) => Poll::Ready(Ok(Step::Answered)),
+                Poll::Pending => Poll::Pending,
             }
         });
         match within(timeouts.send(), Stage::Send, step).await? {
@@ -242,10 +244,37 @@ enum Step {
     Answered,
 }
 
+/// Reads ahead until there is nothing more: only then will more data wake this task. True if the
+/// server is done with what is being written.
+fn poll_refused(connection: &mut Connection, cx: &mut Context<'_>) -> bool {
+    while !connection.has_ended()
+        && connection.buffer.len() < EARLY_LIMIT
+        && connection.poll_look_ahead(cx)
+    {
+        // A server that ends while earlier responses are due may have answered those.
+        let is_done = connection.has_ended() && connection.responses_due <= 1;
+        if is_done || is_refused(connection) {
+            return true;
+        }
+    }
+    is_refused(connection)
+}
+
 /// Whether the server has begun to answer what is being written with a status of 400 or above
 /// (RFC 9112, 9.3.1: stop sending then). While earlier responses are due, it is one of those.
 fn is_refused(connection: &Connection) -> bool {
-    connection.responses_due <= 1
-        && connection.buffer.starts_with(b"HTTP/1.")
-        && matches!(connection.buffer.get(9), Some(b'4'..))
+    if connection.responses_due > 1 {
+        return false;
+    }
+    let mut rest = connection.buffer.as_slice();
+    while is_status(rest, |class| class == b'1')
+        && let Some(end) = http1::find_end(rest, 0)
+    {
+        rest = &rest[end..];
+    }
+    is_status(rest, |class| class >= b'4')
+}
+
+fn is_status(head: &[u8], is_class: impl Fn(u8) -> bool) -> bool {
+    head.starts_with(b"HTTP/1.") && head.get(9).is_some_and(|&class| is_class(class))
 }

@@ -98,7 +98,10 @@ impl RequestHead<'_> {
             return Err(RequestError::Method);
         }
         let announced = self.complete_headers()?;
-        if !self.target.path.iter().all(|&byte| is_target(byte)) {
+        // Behind a prefix, anything but a slash would go on with the host.
+        let joins_host =
+            !self.target.prefix.is_empty() && !matches!(self.target.path, [] | [b'/', ..]);
+        if joins_host || !self.target.path.iter().all(|&byte| is_target(byte)) {
             return Err(RequestError::Path);
         }
         if !self.target.query.iter().all(|&byte| is_target(byte)) {
@@ -151,6 +154,11 @@ impl RequestHead<'_> {
 
     /// Makes the head say how long the body is, in exactly one way.
     fn frame_body(&mut self) -> Result<Option<u64>, RequestError> {
+        if self.body_length.is_none() && !self.body_is_iterator {
+            // Copied from another request, perhaps. A chunked body that never comes would take the
+            // next request for its chunks.
+            self.headers.remove("Transfer-Encoding");
+        }
         if self.headers.contains("Transfer-Encoding") {
             if !self.headers.ends_in_chunked() {
                 return Err(RequestError::TransferEncoding);
@@ -368,7 +376,9 @@ mod tests {
                 .contains("Content-Length")
         );
         let both = [("Transfer-Encoding", "chunked"), ("content-length", "4")];
-        assert!(!text(head("POST", "/", &both)).unwrap().contains("ength"));
+        let mut request = head("POST", "/", &both);
+        request.body_is_iterator = true;
+        assert!(!text(request).unwrap().contains("ength"));
     }
 
     #[test]
@@ -396,10 +406,6 @@ mod tests {
             (head("GET", "/", &[("X", "y\0")]), HeaderValue),
             (head("GET", "/", &[("Content-Length", "+1")]), ContentLength),
             (
-                head("GET", "/", &[("Transfer-Encoding", "gzip")]),
-                TransferEncoding,
-            ),
-            (
                 head("GET", "/", &[("Content-Length", "1")]),
                 ContentLengthMismatch,
             ),
@@ -408,6 +414,12 @@ mod tests {
             let shown = format!("{request:?}");
             assert_eq!(text(request), Err(expected), "{shown}");
         }
+        let mut request = head("PUT", "/", &[("Transfer-Encoding", "gzip")]);
+        request.body_length = Some(3);
+        assert_eq!(text(request), Err(TransferEncoding));
+        let mut request = head("GET", "@evil.example/", &[]);
+        request.target.prefix = "http://good.example";
+        assert_eq!(text(request), Err(Path));
         let mut request = head("GET", "/", &[]);
         request.target.query = b"a=b c";
         assert_eq!(text(request), Err(Query));

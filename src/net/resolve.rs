@@ -1,9 +1,11 @@
 //! Host names to addresses: given by the caller's resolver, or else from getaddrinfo.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
 
 use crate::error::{Cause, Error, Result, Stage};
 
@@ -42,14 +44,30 @@ pub fn in_network(host: &str, network: &str) -> bool {
 
 /// Looks names up with getaddrinfo and remembers the answers for a short time: it has no cache of
 /// its own, and a burst of connections would ask the name server once for each.
-#[derive(Debug, Default)]
-pub struct Resolver(Mutex<HashMap<String, Answer>>);
+#[derive(Debug)]
+pub struct Resolver {
+    answers: Mutex<HashMap<String, Answer>>,
+    lookups: Arc<Semaphore>,
+}
+
+impl Default for Resolver {
+    fn default() -> Self {
+        Self {
+            answers: Mutex::default(),
+            lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Answer {
     addresses: Vec<IpAddr>,
     expires: Instant,
 }
+
+/// Lookups at a time. Those that hang keep their place, so that a dead name server fills neither
+/// the queue of blocking work nor the threads that load TLS profiles.
+const MAX_LOOKUPS: usize = 8;
 
 /// Names remembered at a time; a gateway calls fewer services.
 const MAX_NAMES: usize = 1024;
@@ -72,8 +90,21 @@ impl Resolver {
             let host = host.to_owned();
             Error::new(Stage::Resolve, Cause::DnsFailed { host, reason })
         };
+        let place = self.lookups.clone().acquire_owned().await;
+        // Others may have waited for the same name.
+        if let Some(addresses) = self.remembered(host) {
+            return Ok(addresses);
+        }
+        let name = without_brackets(host).to_owned();
+        let looking_up = tokio::task::spawn_blocking(move || {
+            let found = (name.as_str(), 0).to_socket_addrs();
+            drop(place);
+            found
+        });
+        let found = looking_up
+            .await
+            .map_err(|error| failed(error.to_string()))?;
         let mut addresses = Vec::new();
-        let found = tokio::net::lookup_host((without_brackets(host), 0)).await;
         for address in found.map_err(|error| failed(error.to_string()))? {
             if !addresses.contains(&address.ip()) {
                 addresses.push(address.ip());
@@ -110,7 +141,7 @@ impl Resolver {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Answer>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -104,16 +104,23 @@ impl Transport {
     }
 
     /// Whether nothing can be read: no data, no end, no error. Looks at the socket itself.
-    pub fn is_quiet(&self) -> bool {
-        is_quiet(self.peek())
+    pub fn is_quiet(&mut self) -> bool {
+        match self {
+            Self::Proxy(stream) => is_silent(stream) && stream.get_mut().0.is_quiet(),
+            _ => is_quiet(self.peek()),
+        }
     }
 
     /// The same, from what the runtime has been told: costs no system call for a silent socket.
-    pub fn seems_quiet(&self) -> bool {
-        is_quiet(match self {
-            Self::Tcp(stream) => stream.try_io(Interest::READABLE, || self.peek()),
-            Self::Unix(stream) => stream.try_io(Interest::READABLE, || self.peek()),
-            Self::Proxy(stream) => return stream.get_ref().0.seems_quiet(),
+    pub fn seems_quiet(&mut self) -> bool {
+        if let Self::Proxy(stream) = self {
+            return is_silent(stream) && stream.get_mut().0.seems_quiet();
+        }
+        let this = &*self;
+        is_quiet(match this {
+            Self::Tcp(stream) => stream.try_io(Interest::READABLE, || this.peek()),
+            Self::Unix(stream) => stream.try_io(Interest::READABLE, || this.peek()),
+            Self::Proxy(_) => return false,
         })
     }
 
@@ -139,6 +146,18 @@ impl Transport {
             Self::Proxy(stream) => stream.get_ref().0.socket(),
         }
     }
+}
+
+/// Whether TLS holds data that has been decrypted and not read.
+pub fn has_plaintext(stream: &mut TlsStream<Transport>) -> bool {
+    let state = stream.get_mut().1.process_new_packets();
+    state.is_ok_and(|state| state.plaintext_bytes_to_read() > 0)
+}
+
+/// Whether TLS holds nothing that has been decrypted and not read, and no word of an end.
+pub fn is_silent(stream: &mut TlsStream<Transport>) -> bool {
+    let state = stream.get_mut().1.process_new_packets();
+    state.is_ok_and(|state| state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed())
 }
 
 fn is_quiet(peeked: io::Result<usize>) -> bool {

@@ -21,6 +21,8 @@ local resolver
 -- Milliseconds for which an answer of getaddrinfo is used again.
 local remember_names = 5000
 
+local MAX_COUNT = 2 ^ 31
+
 -- As lua_socket_pool_size, for a bound that names no size.
 local DEFAULT_POOL_SIZE = 30
 
@@ -72,6 +74,12 @@ local function resolve(host)
 end
 
 
+-- No more than the native library counts to.
+local function whole(number)
+    return number < MAX_COUNT and number - number % 1 or MAX_COUNT
+end
+
+
 -- Takes an idle connection, or opens one.
 local function open(self, destination, host, options)
     local mode, err, details = wait.mode()
@@ -81,7 +89,7 @@ local function open(self, destination, host, options)
     local client = self.client
     local backlog = tonumber(options.backlog)
     if backlog and backlog >= 0 then
-        backlog = backlog - backlog % 1
+        backlog = whole(backlog)
     elseif backlog then
         return bad_argument("bad 'backlog': a number of at least 0")
     else
@@ -100,9 +108,10 @@ local function open(self, destination, host, options)
         return nil, err, details
     end
     local size = backlog and (tonumber(options.pool_size) or DEFAULT_POOL_SIZE) or nil
-    if size and size < 1 then
+    if size and not (size >= 1) then -- luacheck: ignore
         return bad_argument("bad 'pool_size': a number of at least 1")
     end
+    size = size and whole(size)
     return operation.conclude(client, "connect", destination, addresses, remember_names, size,
         backlog)
 end

@@ -49,8 +49,8 @@ local missing_options = {
 -- Beyond so many entries a cache starts over: option values of some callers never repeat.
 local MAX_CACHED = 1000
 
--- Stands for nil as a table key.
-local NONE = {}
+-- Stand for nil and NaN as table keys.
+local NONE, NAN = {}, {}
 -- Under this key a cache has the profile itself.
 local PROFILE = {}
 
@@ -91,25 +91,41 @@ local function option(options, name)
 end
 
 
+local function key_of(value)
+    if value == nil then
+        return NONE
+    elseif value ~= value then
+        return NAN
+    end
+    return value
+end
+
+
+-- Only what has become a profile is remembered: options that are wrong may never repeat.
+local function remember_profile(given, profile)
+    profile_count = profile_count + 1
+    if profile_count > MAX_CACHED then
+        profiles, profile_count = {}, 1
+    end
+    local node = profiles
+    for i = 1, #profile_options do
+        local value = key_of(given[profile_options[i]])
+        node[value] = node[value] or {}
+        node = node[value]
+    end
+    node[PROFILE] = profile
+end
+
+
 -- One table for each option value on the way, the profile in the last one.
 local function profile_of(options)
     local node, has_nan = profiles, false
     for i = 1, #profile_options do
-        local value = option(options, profile_options[i])
-        -- NaN cannot be a table key; the native library says what is wrong with it.
-        if value == nil then
-            value = NONE
-        elseif value ~= value then
-            value, has_nan = NONE, true
-        end
-        local child = node[value]
-        if not child then
-            child = {}
-            node[value] = child
-        end
-        node = child
+        local value = key_of(option(options, profile_options[i]))
+        has_nan = has_nan or value == NAN
+        node = node and node[value]
     end
-    if node[PROFILE] and not has_nan then
+    if node and not has_nan then
         return node[PROFILE]
     end
 
@@ -124,11 +140,7 @@ local function profile_of(options)
     if given.ssl_verify == false then
         warn_unverified()
     end
-    node[PROFILE] = profile
-    profile_count = profile_count + 1
-    if profile_count > MAX_CACHED then
-        profiles, profile_count = {}, 0
-    end
+    remember_profile(given, profile)
     return profile
 end
 
@@ -279,39 +291,37 @@ function _M.of(options, proxy)
     if pool ~= nil and type(pool) ~= "string" then
         return bad_argument("bad 'pool': expected a string, got " .. type(pool))
     end
-
-    local by_profile = destinations[profile]
-    if not by_profile then
-        by_profile = {}
-        destinations[profile] = by_profile
+    if find(pool or "", "%z") or find(server_name or "", "%z") then
+        return bad_argument("bad 'pool' or 'ssl_server_name': a NUL byte in it")
     end
+
     -- NUL is in none of them that could be connected to.
     local key = host .. "\0" .. (port or "") .. "\0" .. (server_name or "") .. "\0"
         .. (pool and "=" .. pool or "")
     if proxy then
         key = key .. "\0" .. proxy.scheme .. "\0" .. proxy.host .. "\0" .. proxy.port .. "\0"
             .. (proxy.authorization or "") .. (proxy.tunnels and "\0tunnel" or "")
-        if proxy.scheme == "https" then
-            -- Its trust is that of this call, also where the destination itself is plain.
-            by_profile = nil
-        end
     end
-    local destination = by_profile and by_profile[key]
+    -- An https proxy is trusted as this call says, also where the destination itself is plain.
+    local is_cached = not (proxy and proxy.scheme == "https")
+    local by_profile = destinations[profile]
+    local destination = is_cached and by_profile and by_profile[key]
+    if destination then
+        return destination, scheme, port
+    end
+    destination, err, details = new_destination(profile, host, port, server_name, pool, proxy,
+        options)
     if not destination then
-        destination, err, details = new_destination(profile, host, port, server_name, pool, proxy,
-            options)
-        if not destination then
-            return nil, err, details
-        end
-        if not by_profile then
-            return destination, scheme, port
-        end
+        return nil, err, details
+    end
+    if is_cached then
         destination_count = destination_count + 1
         if destination_count > MAX_CACHED then
-            destinations, destination_count = {}, 0
-        else
-            by_profile[key] = destination
+            destinations, destination_count = {}, 1
         end
+        by_profile = destinations[profile] or {}
+        destinations[profile] = by_profile
+        by_profile[key] = destination
     end
     return destination, scheme, port
 end

@@ -13,6 +13,7 @@ local requests = require("resty.mtls.request")
 local serving = require("resty.mtls.serving")
 local uris = require("resty.mtls.uri")
 
+local gsub = string.gsub
 local lower = string.lower
 local pairs = pairs
 local setmetatable = setmetatable
@@ -231,8 +232,8 @@ function _M:request(params)
     end
     local res
     res, err, details = requests.request(self, checked)
-    debug_log(tostring(checked.method or "GET"), " ", tostring(checked.path or "/"), ": ",
-        res and res.status or err)
+    local path = gsub(tostring(checked.path or "/"), "%?.*", "?...")
+    debug_log(tostring(checked.method or "GET"), " ", path, ": ", res and res.status or err)
     if not res then
         return nil, err, details
     end

@@ -11,7 +11,7 @@ local _M = {}
 ---@param begin string method of the native client
 ---@param ... any its arguments behind the mailbox and the id
 ---@return any? begun what the method returned behind `true`, or else true
----@return string? err
+---@return integer|string|nil id_or_err the operation's id, for its outcome
 ---@return table? details
 function _M.run(client, begin, ...)
     local mode, err, details = wait.mode()
@@ -30,9 +30,9 @@ function _M.run(client, begin, ...)
         return nil, err, details
     end
     if more ~= nil then
-        return more
+        return more, id
     end
-    return true
+    return true, id
 end
 
 
@@ -44,12 +44,12 @@ end
 ---@return string? err
 ---@return table? details
 function _M.conclude(client, begin, ...)
-    local begun, err, details = _M.run(client, begin, ...)
+    local begun, id, details = _M.run(client, begin, ...)
     if begun == nil then
-        return nil, err, details
+        return nil, id, details
     end
-    local ok
-    ok, err, details = client:outcome()
+    local ok, err
+    ok, err, details = client:outcome(id)
     if not ok then
         return nil, err, details
     end

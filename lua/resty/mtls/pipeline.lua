@@ -32,7 +32,7 @@ local function set_body_aside(lazy)
     if rawget(lazy, "body_reader") then
         body, err, details = lazy:read_body()
     end
-    if body == "" then
+    if not rawget(lazy, "has_body") then
         return
     end
     rawset(lazy, "body_reader", function(max)

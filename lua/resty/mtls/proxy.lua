@@ -67,7 +67,7 @@ local function parse_proxy_uri(uri)
     end
     local authorization
     local scheme, rest = match(uri, "^(%a[%w+.-]*://)(.*)$")
-    local credentials, behind = match(rest or uri, "^([^/@]*)@(.*)$")
+    local credentials, behind = match(rest or uri, "^([^/]*)@(.*)$")
     if credentials then
         authorization = "Basic " .. base64(unescape(credentials))
         uri = (scheme or "") .. behind

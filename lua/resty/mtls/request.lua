@@ -112,8 +112,8 @@ local function read_early_response(self, params, err, details)
 end
 
 
-local function respond(self)
-    local res, err, details = responses.new(self)
+local function respond(self, id)
+    local res, err, details = responses.new(self, id)
     if not res then
         return nil, err or "closed", details
     end
@@ -154,12 +154,12 @@ end
 function _M.receive(self, params)
     if self.body_waits then
         self.body_waits = false
-        local ok, err, details = operation.run(self.client, "await_continue", params)
+        local ok, id, details = operation.run(self.client, "await_continue", params)
         if not ok then
-            return nil, err, details
+            return nil, id, details
         end
-        local res
-        res, err, details = responses.new(self)
+        local res, err
+        res, err, details = responses.new(self, id)
         if res then
             return res
         elseif res == nil then
@@ -170,11 +170,11 @@ function _M.receive(self, params)
             return read_early_response(self, params, err, details)
         end
     end
-    local ok, err, details = operation.run(self.client, "receive", params)
+    local ok, id, details = operation.run(self.client, "receive", params)
     if not ok then
-        return nil, err, details
+        return nil, id, details
     end
-    return respond(self)
+    return respond(self, id)
 end
 
 
@@ -202,12 +202,12 @@ function _M.request(self, params)
         return request_in_pieces(self, params)
     end
     log_head(self, params)
-    local ok, err, details = operation.run(self.client, "request", params, self._USER_AGENT,
+    local ok, id, details = operation.run(self.client, "request", params, self._USER_AGENT,
         traceparent())
     if not ok then
-        return nil, err, details
+        return nil, id, details
     end
-    return respond(self)
+    return respond(self, id)
 end
 
 

@@ -59,6 +59,9 @@ local function new_body_reader(httpc, res)
             if not ok then
                 return nil, err, details
             end
+            if not is_current(httpc, res) then
+                return stale()
+            end
             part, err, details = client:take_part(max)
         end
         if err then
@@ -81,6 +84,9 @@ local function read_whole(httpc, res)
         ok, err, details = operation.run(client, "await_whole")
         if not ok then
             return nil, err, details
+        end
+        if not is_current(httpc, res) then
+            return stale()
         end
         body, err, details = client:take_whole()
     end
@@ -153,11 +159,12 @@ end
 
 --- Makes the response that the client's last operation brought a table.
 ---@param httpc table
+---@param id integer of the operation
 ---@return table|false|nil res false if it brought none
 ---@return string? err
 ---@return table? details
-function _M.new(httpc)
-    local status, reason, headers, has_body, chunked, keeps_alive = httpc.client:response()
+function _M.new(httpc, id)
+    local status, reason, headers, has_body, chunked, keeps_alive = httpc.client:response(id)
     if not status then
         return status, reason, headers
     end

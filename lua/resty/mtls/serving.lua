@@ -214,7 +214,9 @@ function _M.proxy_response(_, response, chunk_size)
         local chunk, err = response.body_reader(chunk_size)
         if err then
             ngx.log(ngx.ERR, err)
-            return
+            -- Ends the connection where the body was cut off. To end the response as usual would
+            -- pass a part on as the whole.
+            return ngx.exit(ngx.ERROR)
         end
         if not chunk then
             return

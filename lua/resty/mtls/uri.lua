@@ -1,6 +1,7 @@
 --- URIs, as resty.http parses them.
 
 local find = string.find
+local gsub = string.gsub
 local lower = string.lower
 local match = string.match
 local sub = string.sub
@@ -53,6 +54,12 @@ local function authority(rest)
 end
 
 
+-- A URI for an error message, which may be logged: without user and password.
+local function shown(uri)
+    return (gsub(uri, "//[^/]*@", "//"))
+end
+
+
 --- Splits an http or https URI. A URI without a scheme takes that of the current request.
 ---@param uri string
 ---@param query_in_path? boolean leave the query in the path; true unless it is false
@@ -69,20 +76,20 @@ function _M.parse(uri, query_in_path)
         rest = sub(uri, 3)
         scheme = request_scheme()
         if not scheme then
-            return nil, "schemaless URIs require a request context: " .. uri
+            return nil, "schemaless URIs require a request context: " .. shown(uri)
         end
     end
     if scheme ~= "http" and scheme ~= "https" then
-        return nil, "bad uri: " .. uri
+        return nil, "bad uri: " .. shown(uri)
     end
 
     local host, port, path = authority(rest)
     if not host then
-        return nil, "bad uri: " .. uri
+        return nil, "bad uri: " .. shown(uri)
     end
     port = port or (scheme == "https" and 443 or 80)
     if port < 1 or port > 65535 then
-        return nil, "bad uri: " .. uri
+        return nil, "bad uri: " .. shown(uri)
     end
 
     local query
