@@ -12,13 +12,14 @@ use mlua::{
 
 use super::DestinationHandle;
 use super::arguments::{self, Defaults};
+use super::heads::{header_table, redacted_head};
 use super::mailbox::MailboxHandle;
 use super::reply::{Reply, guarded};
 use crate::client::{
     Client, Destination, Exchange, GateOptions, Released, Route, Summary, Taken, Timeouts, Until,
 };
 use crate::error::{Cause, Error, Result, Stage};
-use crate::http1::{Framing, Header};
+use crate::http1::Framing;
 use crate::mailbox::{Completion, OperationId};
 use crate::runtime::Engine;
 
@@ -246,39 +247,6 @@ type RequestArguments = (Mailbox, OperationId, Table, LuaString, Option<LuaStrin
 
 type ShowArguments = (Table, LuaString, Option<LuaString>);
 
-/// The head at the start of a request, for a log. Whoever reads logs must not learn to log in, so
-/// that only values are shown that are known to be harmless, and no query.
-fn redacted_head(request: &[u8]) -> String {
-    const SHOWN: [&str; 8] = [
-        "host",
-        "user-agent",
-        "content-length",
-        "content-type",
-        "transfer-encoding",
-        "connection",
-        "expect",
-        "traceparent",
-    ];
-    let end = crate::http1::find_end(request, 0).unwrap_or(request.len());
-    let text = String::from_utf8_lossy(&request[..end]);
-    let redact = |line: &str| match line.split_once(": ") {
-        Some((name, _)) if !SHOWN.contains(&name.to_ascii_lowercase().as_str()) => {
-            format!("{name}: (redacted)")
-        }
-        _ => line.to_owned(),
-    };
-    let mut lines = text.split("\r\n");
-    let request_line = lines.next().unwrap_or_default();
-    let request_line = match (request_line.split_once('?'), request_line.rsplit_once(' ')) {
-        (Some((target, _)), Some((_, version))) => format!("{target}?(redacted) {version}"),
-        _ => request_line.to_owned(),
-    };
-    let lines: Vec<_> = std::iter::once(request_line)
-        .chain(lines.map(redact))
-        .collect();
-    lines.join("\r\n")
-}
-
 /// Operations that send requests, read responses, and wait for bodies.
 fn add_exchanging<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
     // request(mailbox, id, params, user_agent, traceparent or nil)
@@ -496,29 +464,4 @@ fn taken(
         Ok(Taken::Pending) => Ok(Value::Boolean(false)),
         Err(error) => Err(error),
     }))
-}
-
-/// Names as sent; a name that occurs again, in any letter case, makes its value an array.
-fn header_table(lua: &Lua, headers: &[Header]) -> mlua::Result<Table> {
-    let table = lua.create_table_with_capacity(0, headers.len())?;
-    for (index, header) in headers.iter().enumerate() {
-        let same = |other: &&Header| other.name.eq_ignore_ascii_case(&header.name);
-        if headers[..index].iter().any(|other| same(&other)) {
-            continue;
-        }
-        let mut values = headers[index..].iter().filter(same);
-        let first = values.next().map_or(&[][..], |header| &header.value);
-        let rest: Vec<_> = values.collect();
-        if rest.is_empty() {
-            table.raw_set(header.name.as_str(), lua.create_string(first)?)?;
-            continue;
-        }
-        let array = lua.create_table_with_capacity(1 + rest.len(), 0)?;
-        array.raw_push(lua.create_string(first)?)?;
-        for header in rest {
-            array.raw_push(lua.create_string(&header.value)?)?;
-        }
-        table.raw_set(header.name.as_str(), array)?;
-    }
-    Ok(table)
 }

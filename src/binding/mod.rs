@@ -6,6 +6,7 @@
 
 mod arguments;
 mod client;
+mod heads;
 mod mailbox;
 mod options;
 mod reply;

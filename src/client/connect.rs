@@ -16,6 +16,15 @@ use crate::net::{self, Endpoint, Transport};
 use crate::runtime::Engine;
 use crate::tls;
 
+/// A bound on the connections in use to a destination.
+#[derive(Debug, Clone, Copy)]
+pub struct GateOptions {
+    /// Connections at a time.
+    pub size: usize,
+    /// Operations that may wait for one.
+    pub backlog: usize,
+}
+
 /// How to get to a destination.
 #[derive(Debug, Clone)]
 pub struct Route {
@@ -64,6 +73,30 @@ pub async fn open(
             let stats = &engine.stats;
             Ok(Connection::tls(stream, session, route, permit, stats))
         }
+    }
+}
+
+/// Waits for a place among the connections in use, then takes an idle one or opens another.
+///
+/// # Errors
+///
+/// The queue is full, the wait was too long, or why there is no connection.
+pub async fn open_bounded(
+    engine: &'static Engine,
+    route: Route,
+    gate: GateOptions,
+    timeouts: Timeouts,
+) -> Result<Connection> {
+    let entering = engine.gates.get(&route.destination, gate.size);
+    let entering = entering.enter(gate.backlog);
+    let permit = within(timeouts.connect(), Stage::Connect, entering).await?;
+    match engine.pool.take(&route.destination) {
+        Some(mut pooled) => {
+            engine.count_reuse(&mut pooled);
+            pooled.permit = Some(permit);
+            Ok(pooled)
+        }
+        None => open(engine, route, timeouts, Some(permit)).await,
     }
 }
 
@@ -147,5 +180,13 @@ pub async fn within<T>(
     match tokio::time::timeout(time, step).await {
         Ok(result) => result,
         Err(_) => Err(Error::timeout(stage)),
+    }
+}
+
+impl Engine {
+    /// Counts that a connection came out of the pool.
+    pub fn count_reuse(&self, connection: &mut Connection) {
+        connection.reused += 1;
+        self.stats.connections_reused.increment();
     }
 }

@@ -15,6 +15,7 @@ mod connect;
 mod connection;
 mod gate;
 mod operations;
+mod reading;
 mod state;
 mod transact;
 mod tunnel;
@@ -26,10 +27,10 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 
 pub use body::Taken;
-pub use connect::Route;
+pub use connect::{GateOptions, Route};
 pub use connection::Connection;
 pub use gate::Gates;
-pub use operations::{Client, GateOptions, Released};
+pub use operations::{Client, Released};
 pub use state::{Summary, Until};
 pub use transact::Exchange;
 
