@@ -11,6 +11,7 @@ mod binding;
 pub mod client;
 pub mod error;
 pub mod http1;
+pub mod log;
 pub mod mailbox;
 pub mod net;
 pub mod pool;

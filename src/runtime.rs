@@ -8,14 +8,15 @@
 
 use std::future::Future;
 use std::ptr;
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Arc, Once};
 
 use tokio::runtime::{Builder, Handle};
 use tokio::task::AbortHandle;
 
 use crate::client::{ConnectionPool, Gates};
 use crate::error::{Error, Result};
+use crate::log::Log;
 use crate::net::Resolver;
 use crate::stats::Stats;
 use crate::tls::ProfileCache;
@@ -32,6 +33,8 @@ pub struct Engine {
     pub resolver: Resolver,
     /// TLS profiles by their options.
     pub profiles: ProfileCache,
+    /// What has to be said in nginx's error log.
+    pub log: Arc<Log>,
     /// Counters.
     pub stats: Stats,
     /// Whether the warning about unverified servers has been given.
@@ -79,12 +82,14 @@ impl Engine {
             .thread_name("resty-mtls-wait")
             .build()
             .map_err(failed)?;
+        let log = Arc::<Log>::default();
         let engine: &'static Self = Box::leak(Box::new(Self {
             handle: runtime.handle().clone(),
             pool: ConnectionPool::default(),
             gates: Gates::default(),
             resolver: Resolver::default(),
-            profiles: ProfileCache::default(),
+            profiles: ProfileCache::new(log.clone()),
+            log,
             stats: Stats::default(),
             warned_unverified: AtomicBool::new(false),
         }));

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mlua::{
-    IntoLua, IntoLuaMulti, Lua, LuaString, Table, UserData, UserDataMethods, UserDataRef,
-    UserDataRefMut, Value,
+    IntoLua, IntoLuaMulti, Lua, LuaString, MultiValue, Table, UserData, UserDataMethods,
+    UserDataRef, UserDataRefMut, Value,
 };
 
 use super::DestinationHandle;
@@ -15,6 +15,7 @@ use super::arguments::{self, Defaults};
 use super::heads::{header_table, redacted_head};
 use super::mailbox::MailboxHandle;
 use super::reply::{Reply, guarded};
+use super::report;
 use crate::client::{
     Client, Destination, Exchange, GateOptions, Released, Route, Summary, Taken, Timeouts, Until,
 };
@@ -357,7 +358,8 @@ fn add_results<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
         Ok(guarded(|| this.outcome(id).map(|()| true)))
     });
     // response(id) -> status, reason, headers, whether it has a body, whether that is chunked,
-    //     whether the connection can be kept; status is false if the operation brought no response
+    //     whether the connection can be kept, timings; status is false if the operation brought no
+    //     response
     methods.add_method_mut("response", |lua, this, id: OperationId| {
         let summary = guarded(|| {
             this.outcome(id)?;
@@ -368,6 +370,7 @@ fn add_results<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
                 head,
                 framing,
                 keeps_alive,
+                timing,
             })) => {
                 let headers = header_table(lua, &head.headers)?;
                 let has_body = framing != Framing::None;
@@ -379,6 +382,7 @@ fn add_results<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
                     has_body,
                     chunked,
                     keeps_alive,
+                    report::timings(lua, &timing)?,
                 );
                 Ok(values.into_lua_multi(lua)?)
             }
@@ -387,6 +391,7 @@ fn add_results<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
         }))
     });
     // take_part(max or nil) -> string, or nil at the end, or false if it has to be waited for
+    // With the end of the body comes, fourth, how long all of it took in milliseconds.
     methods.add_method_mut("take_part", |lua, this, max: Option<usize>| {
         let part = guarded(|| {
             let part = this
@@ -394,15 +399,17 @@ fn add_results<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
                 .take_part(max, |bytes| lua.create_string(bytes));
             part.map_err(|error| this.explain(error))
         });
-        taken(part, lua)
+        let is_end = matches!(part.0, Ok(Taken::End));
+        taken(part, is_end, this, lua)
     });
-    // take_whole() -> string, or false if it has to be waited for
+    // take_whole() -> string, or false if it has to be waited for; and as above
     methods.add_method_mut("take_whole", |lua, this, ()| {
         let whole = guarded(|| {
             let whole = this.current()?.take_whole(|bytes| lua.create_string(bytes));
             whole.map_err(|error| this.explain(error))
         });
-        taken(whole, lua)
+        let is_end = matches!(whole.0, Ok(Taken::Data(_) | Taken::End));
+        taken(whole, is_end, this, lua)
     });
     // trailers() -> headers
     methods.add_method_mut("trailers", |lua, this, ()| {
@@ -426,6 +433,26 @@ fn add_connection<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
             }))
         },
     );
+    // report() -> what is known of the way to the last connection; nil before the first
+    methods.add_method_mut("report", |lua, this, ()| {
+        let trace = guarded(|| Ok(this.current()?.trace()));
+        Ok(Reply(match trace.0 {
+            Ok(Some(trace)) => Ok(Some(report::of_trace(lua, &trace)?)),
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
+        }))
+    });
+    // ssl_info() -> what is known of the TLS session of the last connection
+    methods.add_method_mut("ssl_info", |lua, this, ()| {
+        let trace = guarded(|| this.current()?.trace().ok_or_else(Error::not_connected));
+        Ok(Reply(match trace.0 {
+            Ok(trace) => match &trace.session {
+                Some(session) => Ok(Some(report::of_session(lua, session)?)),
+                None => Ok(None),
+            },
+            Err(error) => Err(error),
+        }))
+    });
     // reused_times() -> number, or false without a connection
     methods.add_method_mut("reused_times", |lua, this, ()| {
         let times = guarded(|| Ok(this.current()?.reused_times()));
@@ -455,13 +482,24 @@ fn add_connection<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
 }
 
 fn taken(
-    taken: Reply<Taken<mlua::Result<mlua::LuaString>>>,
+    taken: Reply<Taken<mlua::Result<LuaString>>>,
+    is_end: bool,
+    this: &mut ClientHandle,
     lua: &Lua,
-) -> mlua::Result<Reply<Value>> {
-    Ok(Reply(match taken.0 {
-        Ok(Taken::Data(string)) => Ok(string?.into_lua(lua)?),
-        Ok(Taken::End) => Ok(Value::Nil),
-        Ok(Taken::Pending) => Ok(Value::Boolean(false)),
-        Err(error) => Err(error),
-    }))
+) -> mlua::Result<Reply<MultiValue>> {
+    let value = match taken.0 {
+        Ok(Taken::Data(string)) => string?.into_lua(lua)?,
+        Ok(Taken::End) => Value::Nil,
+        Ok(Taken::Pending) => Value::Boolean(false),
+        Err(error) => return Ok(Reply(Err(error))),
+    };
+    let total = match is_end {
+        true => this.current().ok().and_then(|client| client.total_time()),
+        false => None,
+    };
+    let values = match total {
+        Some(total) => (value, Value::Nil, Value::Nil, report::milliseconds(total)),
+        None => return Ok(Reply(Ok(value.into_lua_multi(lua)?))),
+    };
+    Ok(Reply(Ok(values.into_lua_multi(lua)?)))
 }

@@ -10,6 +10,7 @@ mod heads;
 mod mailbox;
 mod options;
 mod reply;
+mod report;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -21,6 +22,7 @@ use self::client::ClientHandle;
 use self::mailbox::MailboxHandle;
 use self::reply::{Reply, guarded};
 use crate::client::Destination;
+use crate::log::Level;
 use crate::runtime::Engine;
 use crate::tls::Profile;
 
@@ -50,6 +52,7 @@ pub fn module(lua: &Lua) -> mlua::Result<Table> {
     module.set("destination", lua.create_function(destination)?)?;
     module.set("stats", lua.create_function(stats)?)?;
     module.set("set_default", lua.create_function(set_default)?)?;
+    module.set("take_log", lua.create_function(take_log)?)?;
     module.set("defaults", lua.create_function(defaults)?)?;
     module.set("in_network", lua.create_function(in_network)?)?;
     module.set("warn_unverified", lua.create_function(warn_unverified)?)?;
@@ -59,7 +62,7 @@ pub fn module(lua: &Lua) -> mlua::Result<Table> {
 /// `profile(options) -> profile`: of a connect call's option table, what is about TLS.
 fn profile(_: &Lua, options: Table) -> mlua::Result<Reply<ProfileHandle>> {
     Ok(guarded(|| {
-        let options = options::profile(&options)?;
+        let options = options::profile(&options, allows_keylog())?;
         Ok(ProfileHandle(Engine::current()?.profiles.get(options)))
     }))
 }
@@ -126,6 +129,36 @@ fn set_default(_: &Lua, (name, value): (String, Value)) -> mlua::Result<()> {
     let mut defaults = DEFAULTS.lock().unwrap_or_else(PoisonError::into_inner);
     defaults.insert(name, value);
     Ok(())
+}
+
+/// Only the process as a whole can allow it, not a connect call: plugins hand on options that come
+/// from elsewhere.
+fn allows_keylog() -> bool {
+    let defaults = DEFAULTS.lock().unwrap_or_else(PoisonError::into_inner);
+    matches!(
+        defaults.get("allow_keylog"),
+        Some(DefaultValue::Boolean(true))
+    )
+}
+
+/// `take_log() -> {{"error" or "warn", text}, …}`, or nil if there is nothing to say
+fn take_log(lua: &Lua, (): ()) -> mlua::Result<Reply<Option<Table>>> {
+    let entries = match Engine::current() {
+        Ok(engine) => engine.log.take(),
+        Err(error) => return Ok(Reply(Err(error))),
+    };
+    if entries.is_empty() {
+        return Ok(Reply(Ok(None)));
+    }
+    let list = lua.create_table()?;
+    for entry in entries {
+        let level = match entry.level {
+            Level::Error => "error",
+            Level::Warn => "warn",
+        };
+        list.push(lua.create_sequence_from([level, entry.text.as_str()])?)?;
+    }
+    Ok(Reply(Ok(Some(list))))
 }
 
 /// `defaults() -> {name = value}`

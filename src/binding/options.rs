@@ -10,15 +10,31 @@ use crate::client::{Destination, Proxy, TlsTarget};
 use crate::error::{Error, Result};
 use crate::http1;
 use crate::net::Endpoint;
-use crate::tls::{self, IdentitySource, ProfileOptions, Source, TrustSource};
+use crate::tls::{
+    self, IdentityFiles, IdentitySource, Passphrase, Pins, ProfileOptions, Source, TrustSource,
+    Version,
+};
 
 /// The TLS profile that `options` ask for.
-pub fn profile(options: &Table) -> Result<ProfileOptions> {
+pub fn profile(options: &Table, allow_keylog: bool) -> Result<ProfileOptions> {
+    let min_version = version(options, "ssl_min_version")?.unwrap_or(Version::Tls12);
+    let max_version = version(options, "ssl_max_version")?.unwrap_or(Version::Tls13);
+    if min_version > max_version {
+        return Err(Error::bad_argument(
+            "bad 'ssl_min_version': above 'ssl_max_version'",
+        ));
+    }
     Ok(ProfileOptions {
         identity: identity(options)?,
         trust: trust(options)?,
+        revocation: text_or_path(options, "ssl_crl")?,
         // As in resty.http: only an explicit false turns verification off.
         verify: !matches!(get(options, "ssl_verify")?, Value::Boolean(false)),
+        pins: pins(options)?,
+        min_version,
+        max_version,
+        resume: !matches!(get(options, "ssl_session_reuse")?, Value::Boolean(false)),
+        allow_keylog,
     })
 }
 
@@ -91,55 +107,142 @@ fn field<T: FromLua>(given: &Table, name: &str) -> Result<T> {
         .map_err(|error| Error::bad_argument(format!("bad '{name}': {error}")))
 }
 
-/// The client identity: the fork's options, or ledgetech's, never both, and never half of one.
+/// The client identity: the fork's options, or ledgetech's, or a PKCS#12 file; one of them only, and
+/// never half of one.
 fn identity(options: &Table) -> Result<Option<IdentitySource>> {
     let certificate = either(options, "ssl_cert", "ssl_cert_path")?;
     let key = either(options, "ssl_key", "ssl_key_path")?;
-    let client_certificate = text(options, "ssl_client_cert")?;
-    let client_key = text(options, "ssl_client_priv_key")?;
-    if (certificate.is_some() || key.is_some())
-        && (client_certificate.is_some() || client_key.is_some())
-    {
+    let client_certificate = given(options, "ssl_client_cert")?;
+    let client_key = given(options, "ssl_client_priv_key")?;
+    let pkcs12 = pkcs12(options)?;
+    let passphrase = passphrase(options)?;
+    let is_pem = certificate.is_some() || key.is_some();
+    let is_client_pem = client_certificate.is_some() || client_key.is_some();
+    if is_pem && is_client_pem {
         return Err(Error::bad_argument(
             "cannot specify both 'ssl_cert' and 'ssl_client_cert': they are two spellings of \
              one client certificate",
         ));
     }
-    match (certificate, key, client_certificate, client_key) {
-        (None, None, None, None) => Ok(None),
-        (Some(certificate), Some(key), ..) | (.., Some(certificate), Some(key)) => {
-            Ok(Some(IdentitySource { certificate, key }))
+    if pkcs12.is_some() && (is_pem || is_client_pem) {
+        return Err(Error::bad_argument(
+            "cannot specify both 'ssl_pkcs12' and another client certificate or key",
+        ));
+    }
+    let files = match (certificate, key, client_certificate, client_key, pkcs12) {
+        (.., Some(source)) => IdentityFiles::Pkcs12(source),
+        (Some(certificate), Some(key), ..) | (_, _, Some(certificate), Some(key), _) => {
+            IdentityFiles::Pem { certificate, key }
         }
-        (Some(_), None, ..) => Err(Error::bad_argument(
-            "missing 'ssl_key_path' or 'ssl_key' when 'ssl_cert_path' or 'ssl_cert' is given",
-        )),
-        (None, Some(_), ..) => Err(Error::bad_argument(
-            "missing 'ssl_cert_path' or 'ssl_cert' when 'ssl_key_path' or 'ssl_key' is given",
-        )),
-        (.., Some(_), None) => Err(Error::bad_argument(
-            "missing 'ssl_client_priv_key' when 'ssl_client_cert' is given",
-        )),
-        (.., None, Some(_)) => Err(Error::bad_argument(
-            "missing 'ssl_client_cert' when 'ssl_client_priv_key' is given",
-        )),
+        (None, None, None, None, None) if passphrase.is_some() => {
+            return Err(Error::bad_argument(
+                "missing 'ssl_key', 'ssl_key_path', 'ssl_client_priv_key' or 'ssl_pkcs12' when \
+                 'ssl_key_password' is given",
+            ));
+        }
+        (None, None, None, None, None) => return Ok(None),
+        (Some(_), None, ..) => {
+            return Err(Error::bad_argument(
+                "missing 'ssl_key_path' or 'ssl_key' when 'ssl_cert_path' or 'ssl_cert' is given",
+            ));
+        }
+        (None, Some(_), ..) => {
+            return Err(Error::bad_argument(
+                "missing 'ssl_cert_path' or 'ssl_cert' when 'ssl_key_path' or 'ssl_key' is given",
+            ));
+        }
+        (_, _, Some(_), None, _) => {
+            return Err(Error::bad_argument(
+                "missing 'ssl_client_priv_key' when 'ssl_client_cert' is given",
+            ));
+        }
+        (_, _, None, Some(_), _) => {
+            return Err(Error::bad_argument(
+                "missing 'ssl_client_cert' when 'ssl_client_priv_key' is given",
+            ));
+        }
+    };
+    Ok(Some(IdentitySource { files, passphrase }))
+}
+
+fn passphrase(options: &Table) -> Result<Option<Passphrase>> {
+    const OPTION: &str = "ssl_key_password";
+    match string(options, OPTION)? {
+        None => Ok(None),
+        Some(bytes) => match std::str::from_utf8(&bytes) {
+            Ok(text) => Ok(Some(Passphrase(text.into()))),
+            Err(_) => Err(Error::bad_argument(format!("bad '{OPTION}': not UTF-8"))),
+        },
     }
 }
 
-fn trust(options: &Table) -> Result<TrustSource> {
+/// A PKCS#12 file begins with a SEQUENCE of more than 127 bytes, or of a length to be seen (X.690,
+/// 8.1.3): no path does.
+fn pkcs12(options: &Table) -> Result<Option<Source>> {
+    const OPTION: &str = "ssl_pkcs12";
+    match string(options, OPTION)? {
+        None => Ok(None),
+        Some(bytes) => match *bytes {
+            [0x30, 0x80..=0xff, ..] => Ok(Some(Source::Given(OPTION, bytes))),
+            _ if tls::is_pem(&bytes) => Ok(Some(Source::Given(OPTION, bytes))),
+            _ => path(OPTION, &bytes).map(Some),
+        },
+    }
+}
+
+fn pins(options: &Table) -> Result<Pins> {
+    const OPTION: &str = "ssl_pinned_pubkey";
+    let Some(bytes) = string(options, OPTION)? else {
+        return Ok(Pins::default());
+    };
+    let pins = std::str::from_utf8(&bytes).ok().and_then(Pins::parse);
+    pins.ok_or_else(|| {
+        Error::bad_argument(format!(
+            "bad '{OPTION}': expected sha256//BASE64, or several of them with ';' in between"
+        ))
+    })
+}
+
+fn version(options: &Table, name: &'static str) -> Result<Option<Version>> {
+    match string(options, name)?.as_deref() {
+        None => Ok(None),
+        Some(b"TLSv1.2") => Ok(Some(Version::Tls12)),
+        Some(b"TLSv1.3") => Ok(Some(Version::Tls13)),
+        Some(_) => Err(Error::bad_argument(format!(
+            "bad '{name}': TLSv1.2 or TLSv1.3"
+        ))),
+    }
+}
+
+/// PEM text, a file, a folder, "system", or a list of these.
+fn trust(options: &Table) -> Result<Vec<TrustSource>> {
     const OPTION: &str = "ssl_trusted_certificate";
-    match text(options, OPTION)? {
-        None => Ok(TrustSource::System),
-        Some(Source::Text(_, text)) if *text == *b"system" => Ok(TrustSource::System),
-        Some(Source::Text(_, text)) if is_pem(&text) => {
-            Ok(TrustSource::Given(Source::Text(OPTION, text)))
-        }
-        Some(source) => Ok(TrustSource::Given(path(source)?)),
+    let sources = match get(options, OPTION)? {
+        Value::Nil => return Ok(vec![TrustSource::System]),
+        Value::Table(list) => list
+            .sequence_values::<Value>()
+            .map(|value| {
+                let value = value.map_err(|error| unreadable_option(OPTION, &error))?;
+                trust_source(OPTION, value)
+            })
+            .collect::<Result<Vec<_>>>()?,
+        value => vec![trust_source(OPTION, value)?],
+    };
+    match sources.is_empty() {
+        true => Err(Error::bad_argument(format!(
+            "bad '{OPTION}': an empty list trusts nobody"
+        ))),
+        false => Ok(sources),
     }
 }
 
-fn is_pem(text: &[u8]) -> bool {
-    const BEGIN: &[u8] = b"-----BEGIN";
-    text.windows(BEGIN.len()).any(|part| part == BEGIN)
+fn trust_source(option: &'static str, value: Value) -> Result<TrustSource> {
+    let bytes = to_string(option, value)?.unwrap_or_default();
+    Ok(match &*bytes {
+        b"system" => TrustSource::System,
+        text if tls::is_pem(text) => TrustSource::Given(Source::Given(option, bytes)),
+        text => TrustSource::Given(path(option, text)?),
+    })
 }
 
 /// PEM text under one name or a path under the other.
@@ -148,37 +251,49 @@ fn either(
     text_name: &'static str,
     path_name: &'static str,
 ) -> Result<Option<Source>> {
-    match (text(options, text_name)?, text(options, path_name)?) {
+    match (given(options, text_name)?, string(options, path_name)?) {
         (Some(_), Some(_)) => Err(Error::bad_argument(format!(
             "cannot specify both '{text_name}' and '{path_name}'"
         ))),
         (Some(text), None) => Ok(Some(text)),
-        (None, Some(given)) => path(given).map(Some),
+        (None, Some(bytes)) => path(path_name, &bytes).map(Some),
         (None, None) => Ok(None),
     }
 }
 
-fn path(source: Source) -> Result<Source> {
-    match source {
-        Source::Text(option, text) => match String::from_utf8(text.to_vec()) {
-            Ok(path) if !path.is_empty() && !path.contains('\0') => {
-                Ok(Source::Path(option, PathBuf::from(path)))
-            }
-            _ => Err(Error::bad_argument(format!("bad '{option}': not a path"))),
-        },
-        path => Ok(path),
+fn given(options: &Table, name: &'static str) -> Result<Option<Source>> {
+    Ok(string(options, name)?.map(|bytes| Source::Given(name, bytes)))
+}
+
+fn text_or_path(options: &Table, name: &'static str) -> Result<Option<Source>> {
+    match string(options, name)? {
+        Some(bytes) if tls::is_pem(&bytes) => Ok(Some(Source::Given(name, bytes))),
+        Some(bytes) => path(name, &bytes).map(Some),
+        None => Ok(None),
     }
 }
 
-fn text(options: &Table, name: &'static str) -> Result<Option<Source>> {
-    match get(options, name)? {
+fn path(option: &'static str, bytes: &[u8]) -> Result<Source> {
+    match std::str::from_utf8(bytes) {
+        Ok(path) if !path.is_empty() && !path.contains('\0') => {
+            Ok(Source::Path(option, PathBuf::from(path)))
+        }
+        _ => Err(Error::bad_argument(format!("bad '{option}': not a path"))),
+    }
+}
+
+fn string(options: &Table, name: &'static str) -> Result<Option<Arc<[u8]>>> {
+    to_string(name, get(options, name)?)
+}
+
+fn to_string(name: &'static str, value: Value) -> Result<Option<Arc<[u8]>>> {
+    match value {
         Value::Nil => Ok(None),
-        Value::String(text) => Ok(Some(Source::Text(name, Arc::from(&*text.as_bytes())))),
-        // LuaJIT's cdata, which mlua has no name for: an object of ngx.ssl's.
+        Value::String(text) => Ok(Some(Arc::from(&*text.as_bytes()))),
+        // LuaJIT's cdata, which mlua has no name for.
         Value::Other(_) => Err(Error::bad_argument(format!(
             "bad '{name}': expected a string, got cdata"
-        ))
-        .with_hint("give the PEM text itself, not what ngx.ssl.parse_pem_cert made of it")),
+        ))),
         other => Err(Error::bad_argument(format!(
             "bad '{name}': expected a string, got {}",
             other.type_name()
@@ -188,7 +303,10 @@ fn text(options: &Table, name: &'static str) -> Result<Option<Source>> {
 
 fn get(options: &Table, name: &str) -> Result<Value> {
     // An __index metamethod of the caller's table may raise an error.
-    options
-        .get(name)
-        .map_err(|error| Error::bad_argument(format!("cannot read option '{name}': {error}")))
+    let value = options.get(name);
+    value.map_err(|error| unreadable_option(name, &error))
+}
+
+fn unreadable_option(name: &str, error: &mlua::Error) -> Error {
+    Error::bad_argument(format!("cannot read option '{name}': {error}"))
 }

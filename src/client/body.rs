@@ -4,6 +4,7 @@
 //! a slow consumer does not make it grow.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::http1::{BodyDecoder, Event, Framing, Header, Limits};
@@ -21,6 +22,7 @@ pub struct Body {
     /// Wire chunks that are not taken completely: bytes left of each.
     chunks: VecDeque<u64>,
     end: Option<std::result::Result<(), Error>>,
+    ended_at: Option<Instant>,
     /// What the consumer waits for.
     wanted: usize,
     max_size: Option<u64>,
@@ -50,6 +52,7 @@ impl Body {
             start: 0,
             chunks: VecDeque::new(),
             end,
+            ended_at: None,
             wanted: 0,
             max_size,
             received: 0,
@@ -124,7 +127,15 @@ impl Body {
 
     /// Ends the body. What came before an error can still be taken.
     pub fn finish(&mut self, result: std::result::Result<(), Error>) {
-        self.end.get_or_insert(result);
+        if self.end.is_none() {
+            self.ended_at = Some(Instant::now());
+            self.end = Some(result);
+        }
+    }
+
+    /// When its end came, if it did not come with the head.
+    pub fn ended_at(&self) -> Option<Instant> {
+        self.ended_at
     }
 
     /// Whether nothing more will come.

@@ -3,12 +3,14 @@
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::client::TlsStream;
 
+use super::connection::{Open, Origin, Stream};
+use super::trace::Trace;
 use super::tunnel;
 use super::{Connection, Destination, Timeouts, TlsTarget};
 use crate::error::{Error, Result, Stage};
@@ -36,7 +38,7 @@ pub struct Route {
     pub remember_names: Duration,
 }
 
-/// Opens a connection along `route`.
+/// Opens a connection along `route`, and notes in `trace` how far it came.
 ///
 /// # Errors
 ///
@@ -46,34 +48,55 @@ pub async fn open(
     route: Route,
     timeouts: Timeouts,
     permit: Option<OwnedSemaphorePermit>,
+    trace: &mut Trace,
 ) -> Result<Connection> {
     let destination = route.destination.clone();
     let target = prepare(destination.tls.as_ref(), timeouts).await?;
     let proxy = destination.proxy.as_ref();
     let proxy_target = prepare(proxy.and_then(|proxy| proxy.tls.as_ref()), timeouts).await?;
+    let generation = generation(&target).wrapping_add(generation(&proxy_target));
     let transport = match &destination.proxy {
-        None => dial(engine, &route, &destination.endpoint, timeouts).await?,
+        None => dial(engine, &route, &destination.endpoint, timeouts, trace).await?,
         Some(proxy) => {
-            let mut transport = dial(engine, &route, &proxy.endpoint, timeouts).await?;
+            let mut transport = dial(engine, &route, &proxy.endpoint, timeouts, trace).await?;
+            let started = Instant::now();
             if let Some(target) = proxy_target {
-                let (stream, _) = shake_hands(engine, target, transport, timeouts).await?;
+                let endpoint = &proxy.endpoint;
+                let stream = shake_hands(engine, target, endpoint, transport, timeouts).await?;
                 transport = Transport::Proxy(Box::new(stream));
             }
             if proxy.tunnels {
                 let opening = tunnel::open(transport, &destination.endpoint, proxy);
                 transport = within(timeouts.connect(), Stage::Proxy, opening).await?;
             }
+            trace.connect += started.elapsed();
             transport
         }
     };
-    match target {
-        None => Ok(Connection::plain(transport, route, permit, &engine.stats)),
+    let stream = match target {
+        None => Stream::Plain(transport),
         Some(target) => {
-            let (stream, session) = shake_hands(engine, target, transport, timeouts).await?;
-            let stats = &engine.stats;
-            Ok(Connection::tls(stream, session, route, permit, stats))
+            let session = target.0.clone();
+            trace.session = Some(session.clone());
+            let started = Instant::now();
+            let endpoint = &destination.endpoint;
+            let stream = shake_hands(engine, target, endpoint, transport, timeouts).await?;
+            trace.tls = started.elapsed();
+            Stream::Tls(Box::new(stream), session)
         }
-    }
+    };
+    let trace = std::mem::take(trace);
+    let origin = Origin {
+        route,
+        generation,
+        trace: Arc::new(trace),
+    };
+    Ok(Connection::new(
+        stream,
+        origin,
+        permit,
+        Open::new(&engine.stats),
+    ))
 }
 
 /// Waits for a place among the connections in use, then takes an idle one or opens another.
@@ -86,6 +109,7 @@ pub async fn open_bounded(
     route: Route,
     gate: GateOptions,
     timeouts: Timeouts,
+    trace: &mut Trace,
 ) -> Result<Connection> {
     let entering = engine.gates.get(&route.destination, gate.size);
     let entering = entering.enter(gate.backlog);
@@ -96,7 +120,7 @@ pub async fn open_bounded(
             pooled.permit = Some(permit);
             Ok(pooled)
         }
-        None => open(engine, route, timeouts, Some(permit)).await,
+        None => open(engine, route, timeouts, Some(permit), trace).await,
     }
 }
 
@@ -110,17 +134,37 @@ pub async fn upgrade(
     connection: Connection,
     destination: Arc<Destination>,
     timeouts: Timeouts,
+    trace: &mut Trace,
 ) -> Result<Connection> {
     let Some(target) = prepare(destination.tls.as_ref(), timeouts).await? else {
         return Ok(connection);
     };
-    let (transport, route, rest) = connection.into_plain()?;
-    let (stream, session) = shake_hands(engine, target, transport, timeouts).await?;
+    let (transport, origin, permit, open) = connection.into_plain()?;
+    let generation = origin.generation.wrapping_add(target.0.generation());
+    let session = target.0.clone();
+    *trace = Trace {
+        address: origin.trace.address.clone(),
+        resolve: origin.trace.resolve,
+        connect: origin.trace.connect,
+        tls: Duration::ZERO,
+        session: Some(session.clone()),
+    };
+    let started = Instant::now();
+    let endpoint = &destination.endpoint;
+    let stream = shake_hands(engine, target, endpoint, transport, timeouts).await?;
+    trace.tls = started.elapsed();
     let route = Route {
         destination,
-        ..route
+        ..origin.route
     };
-    Ok(Connection::upgraded(stream, session, route, rest))
+    let trace = Arc::new(std::mem::take(trace));
+    let origin = Origin {
+        route,
+        generation,
+        trace,
+    };
+    let stream = Stream::Tls(Box::new(stream), session);
+    Ok(Connection::new(stream, origin, permit, open))
 }
 
 async fn dial(
@@ -128,23 +172,36 @@ async fn dial(
     route: &Route,
     endpoint: &Endpoint,
     timeouts: Timeouts,
+    trace: &mut Trace,
 ) -> Result<Transport> {
     let limit = timeouts.connect();
     let dialling = async {
-        match endpoint {
-            Endpoint::Unix(path) => net::unix(path).await,
+        let started = Instant::now();
+        let transport = match endpoint {
+            Endpoint::Unix(path) => net::unix(path).await?,
             Endpoint::Tcp(host, port) if route.addresses.is_empty() => {
                 let addresses = engine.resolver.resolve(host, route.remember_names).await?;
-                net::tcp(&addresses, *port, limit).await
+                trace.resolve = started.elapsed();
+                net::tcp(&addresses, *port, limit).await?
             }
-            Endpoint::Tcp(_, port) => net::tcp(&route.addresses, *port, limit).await,
-        }
+            Endpoint::Tcp(_, port) => net::tcp(&route.addresses, *port, limit).await?,
+        };
+        trace.address = transport.peer();
+        trace.connect = started.elapsed().saturating_sub(trace.resolve);
+        Ok(transport)
     };
     within(limit, Stage::Connect, dialling).await
 }
 
-/// What a handshake needs: keys and trust anchors that have been read, and the server's name.
-type Prepared = (tls::Loaded, ServerName<'static>);
+/// What a handshake needs: a session with keys and trust anchors that have been read, and the
+/// server's name.
+type Prepared = (Arc<tls::Session>, ServerName<'static>);
+
+fn generation(prepared: &Option<Prepared>) -> u64 {
+    prepared
+        .as_ref()
+        .map_or(0, |(session, _)| session.generation())
+}
 
 async fn prepare(target: Option<&TlsTarget>, timeouts: Timeouts) -> Result<Option<Prepared>> {
     let Some(target) = target else {
@@ -152,19 +209,23 @@ async fn prepare(target: Option<&TlsTarget>, timeouts: Timeouts) -> Result<Optio
     };
     let preparing = tls::prepare(&target.profile);
     let loaded = within(timeouts.connect(), Stage::Options, preparing).await?;
-    Ok(Some((loaded, target.server_name.clone())))
+    Ok(Some((
+        tls::Session::new(loaded),
+        target.server_name.clone(),
+    )))
 }
 
 async fn shake_hands(
     engine: &'static Engine,
-    (loaded, server_name): Prepared,
+    (session, server_name): Prepared,
+    endpoint: &Endpoint,
     transport: Transport,
     timeouts: Timeouts,
-) -> Result<(TlsStream<Transport>, tls::Session)> {
-    let handshake = tls::handshake(loaded, server_name, transport);
+) -> Result<TlsStream<Transport>> {
+    let handshake = session.handshake(endpoint, server_name, transport);
     let shaken = within(timeouts.connect(), Stage::Tls, handshake).await;
     match &shaken {
-        Ok((_, session)) if session.resumed => engine.stats.handshakes_resumed.increment(),
+        Ok(_) if session.resumed() => engine.stats.handshakes_resumed.increment(),
         Ok(_) => engine.stats.handshakes_full.increment(),
         Err(_) => engine.stats.handshakes_failed.increment(),
     }

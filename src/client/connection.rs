@@ -4,11 +4,13 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::client::TlsStream;
 
+use super::trace::{Timing, Trace};
 use super::{Destination, Route};
 use crate::error::{Error, Result, Stage};
 use crate::net::{Transport, has_plaintext, is_silent};
@@ -39,14 +41,32 @@ pub struct Connection {
     /// How reading ended while nobody asked: an alert is told once, and what comes after it on a
     /// reset connection says nothing.
     ended: Option<io::Result<usize>>,
-    route: Route,
+    /// Whether it has carried a request before the current one.
+    is_used: bool,
+    began: Instant,
+    first_byte: Option<Instant>,
+    origin: Origin,
     open: Open,
 }
 
+/// What carries the bytes.
 #[derive(Debug)]
-enum Stream {
+pub enum Stream {
+    /// As they are.
     Plain(Transport),
-    Tls(Box<TlsStream<Transport>>, Session),
+    /// Encrypted.
+    Tls(Box<TlsStream<Transport>>, Arc<Session>),
+}
+
+/// Where a connection comes from.
+#[derive(Debug)]
+pub struct Origin {
+    /// How it got there.
+    pub route: Route,
+    /// That of the destination's profiles when it was opened.
+    pub generation: u64,
+    /// What happened on the way.
+    pub trace: Arc<Trace>,
 }
 
 /// Counts a connection as open for as long as it is.
@@ -54,7 +74,8 @@ enum Stream {
 pub struct Open(&'static Stats);
 
 impl Open {
-    fn new(stats: &'static Stats) -> Self {
+    /// One more.
+    pub fn new(stats: &'static Stats) -> Self {
         stats.connections_opened.increment();
         stats.connections_open.increment();
         Self(stats)
@@ -74,39 +95,13 @@ const READ_SIZE: usize = 16 * 1024;
 const WRITE_NOW_LIMIT: usize = READ_SIZE;
 
 impl Connection {
-    /// A plain connection.
-    pub fn plain(
-        transport: Transport,
-        route: Route,
+    /// A connection that is ready for a request.
+    pub fn new(
+        stream: Stream,
+        origin: Origin,
         permit: Option<OwnedSemaphorePermit>,
-        stats: &'static Stats,
+        open: Open,
     ) -> Self {
-        Self::new(Stream::Plain(transport), route, permit, Open::new(stats))
-    }
-
-    /// A connection after its TLS handshake.
-    pub fn tls(
-        stream: TlsStream<Transport>,
-        session: Session,
-        route: Route,
-        permit: Option<OwnedSemaphorePermit>,
-        stats: &'static Stats,
-    ) -> Self {
-        let stream = Stream::Tls(Box::new(stream), session);
-        Self::new(stream, route, permit, Open::new(stats))
-    }
-
-    /// A connection that was plain before its TLS handshake.
-    pub fn upgraded(
-        stream: TlsStream<Transport>,
-        session: Session,
-        route: Route,
-        (permit, open): (Option<OwnedSemaphorePermit>, Open),
-    ) -> Self {
-        Self::new(Stream::Tls(Box::new(stream), session), route, permit, open)
-    }
-
-    fn new(stream: Stream, route: Route, permit: Option<OwnedSemaphorePermit>, open: Open) -> Self {
         Self {
             stream,
             buffer: Vec::new(),
@@ -117,7 +112,10 @@ impl Connection {
             answered: false,
             body_left: None,
             ended: None,
-            route,
+            is_used: false,
+            began: Instant::now(),
+            first_byte: None,
+            origin,
             open,
         }
     }
@@ -127,10 +125,10 @@ impl Connection {
     /// # Errors
     ///
     /// It is TLS already, or the server has spoken before us.
-    pub fn into_plain(self) -> Result<(Transport, Route, (Option<OwnedSemaphorePermit>, Open))> {
+    pub fn into_plain(self) -> Result<(Transport, Origin, Option<OwnedSemaphorePermit>, Open)> {
         match self.stream {
             Stream::Plain(transport) if self.buffer.is_empty() => {
-                Ok((transport, self.route, (self.permit, self.open)))
+                Ok((transport, self.origin, self.permit, self.open))
             }
             Stream::Plain(_) => Err(Error::bad_argument(
                 "a TLS handshake cannot begin with data of the server unread",
@@ -141,12 +139,36 @@ impl Connection {
 
     /// Where it leads.
     pub fn destination(&self) -> &Arc<Destination> {
-        &self.route.destination
+        &self.origin.route.destination
     }
 
     /// How it got there.
     pub fn route(&self) -> &Route {
-        &self.route
+        &self.origin.route
+    }
+
+    /// How it came to be.
+    pub fn trace(&self) -> &Arc<Trace> {
+        &self.origin.trace
+    }
+
+    /// Notes that a request is being sent.
+    pub fn begin_request(&mut self) {
+        self.began = Instant::now();
+        self.first_byte = None;
+    }
+
+    /// Notes that the head of a response has come, and tells when what came.
+    pub fn end_head(&mut self) -> Timing {
+        let head = Instant::now();
+        let opening = (!self.is_used && self.reused == 0).then(|| self.origin.trace.clone());
+        self.is_used = true;
+        Timing {
+            opening,
+            began: self.began,
+            first_byte: self.first_byte.take().unwrap_or(head),
+            head,
+        }
     }
 
     /// Writes what can be written at once from the caller's thread, which spares a hop to the
@@ -242,6 +264,9 @@ impl Connection {
             Stream::Tls(stream, _) => Pin::new(stream).poll_read(cx, &mut space),
         };
         let filled = space.filled().len();
+        if filled > 0 && self.first_byte.is_none() {
+            self.first_byte = Some(Instant::now());
+        }
         self.buffer.truncate(start + filled);
         polled.map_ok(|()| filled)
     }
@@ -270,9 +295,16 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Whether its identity or its trust has been replaced since it was opened.
+    fn is_outdated(&self) -> bool {
+        self.origin.generation != self.destination().generation()
+    }
+}
+
 impl Idle for Connection {
     fn is_usable(&mut self) -> bool {
-        if self.has_unread() {
+        if self.is_outdated() || self.has_unread() {
             return false;
         }
         match &mut self.stream {
@@ -287,6 +319,9 @@ impl Idle for Connection {
     }
 
     fn seems_usable(&mut self) -> bool {
+        if self.is_outdated() {
+            return false;
+        }
         match &mut self.stream {
             Stream::Plain(transport) => transport.seems_quiet(),
             Stream::Tls(stream, _) => stream.get_mut().0.seems_quiet() || self.is_usable(),

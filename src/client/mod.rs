@@ -17,6 +17,7 @@ mod gate;
 mod operations;
 mod reading;
 mod state;
+mod trace;
 mod transact;
 mod tunnel;
 
@@ -32,6 +33,7 @@ pub use connection::Connection;
 pub use gate::Gates;
 pub use operations::{Client, Released};
 pub use state::{Summary, Until};
+pub use trace::{Timing, Trace};
 pub use transact::Exchange;
 
 use crate::net::Endpoint;
@@ -78,6 +80,14 @@ pub struct Proxy {
 }
 
 impl Destination {
+    /// Changes when an identity or trust that leads there is loaded anew.
+    pub fn generation(&self) -> u64 {
+        let generation =
+            |tls: Option<&TlsTarget>| tls.map_or(0, |target| target.profile.generation());
+        let proxy = self.proxy.as_ref().and_then(|proxy| proxy.tls.as_ref());
+        generation(self.tls.as_ref()).wrapping_add(generation(proxy))
+    }
+
     /// What a request line has in front of its path: for a proxy that passes requests on, the
     /// target is in absolute form (RFC 9112, 3.2.2).
     pub fn path_prefix(&self) -> Option<String> {

@@ -7,6 +7,7 @@ use super::body::{Body, Taken};
 use super::connect::{GateOptions, Route, open, open_bounded, upgrade};
 use super::reading::respond;
 use super::state::{Phase, Shared, Summary, Until, Waiter};
+use super::trace::Trace;
 use super::transact::{Exchange, Written, write};
 use super::{Connection, Destination, Timeouts};
 use crate::error::{Error, Result, Stage};
@@ -58,7 +59,9 @@ impl Client {
             return false;
         };
         self.engine.count_reuse(&mut connection);
-        self.shared.lock().phase = Phase::Idle(Box::new(connection));
+        let mut state = self.shared.lock();
+        state.trace = Some(connection.trace().clone());
+        state.phase = Phase::Idle(Box::new(connection));
         true
     }
 
@@ -74,11 +77,12 @@ impl Client {
         let shared = self.shared.clone();
         let engine = self.engine;
         self.begin(async move {
+            let mut trace = Trace::default();
             let connected = match gate {
-                None => open(engine, route, timeouts, None).await,
-                Some(gate) => open_bounded(engine, route, gate, timeouts).await,
+                None => open(engine, route, timeouts, None, &mut trace).await,
+                Some(gate) => open_bounded(engine, route, gate, timeouts, &mut trace).await,
             };
-            shared.connected(connected, completion);
+            shared.connected(connected, trace, completion);
         });
     }
 
@@ -98,15 +102,16 @@ impl Client {
         let shared = self.shared.clone();
         let engine = self.engine;
         self.begin(async move {
+            let mut trace = Trace::default();
             let connected = match engine.pool.take(&destination) {
                 Some(mut pooled) => {
                     engine.count_reuse(&mut pooled);
                     pooled.permit = connection.permit.take();
                     Ok(pooled)
                 }
-                None => upgrade(engine, *connection, destination, timeouts).await,
+                None => upgrade(engine, *connection, destination, timeouts, &mut trace).await,
             };
-            shared.connected(connected, completion);
+            shared.connected(connected, trace, completion);
         });
         Ok(())
     }
@@ -128,6 +133,7 @@ impl Client {
         self.check_clean(&mut connection)?;
         self.engine.stats.requests.increment();
         connection.responses_due += 1;
+        connection.begin_request();
         let first = exchange.continue_at.unwrap_or(exchange.bytes.len());
         let sent = connection.write_now(&exchange.bytes[..first]);
         let shared = self.shared.clone();
@@ -142,10 +148,12 @@ impl Client {
                 engine.stats.retries.increment();
                 let route = connection.route().clone();
                 let permit = connection.permit.take();
-                match open(engine, route, exchange.timeouts, permit).await {
+                let mut trace = Trace::default();
+                match open(engine, route, exchange.timeouts, permit, &mut trace).await {
                     Ok(fresh) => {
                         *connection = fresh;
                         connection.responses_due = 1;
+                        connection.begin_request();
                         result = exchange.run(&mut connection, 0).await;
                     }
                     Err(error) => return shared.conclude(Phase::Closed, Err(error), completion),
@@ -306,6 +314,9 @@ impl Client {
         let mut connection = self.take_connection()?;
         self.check_clean(&mut connection)?;
         self.engine.stats.requests.increment();
+        if connection.responses_due == 0 {
+            connection.begin_request();
+        }
         connection.responses_due += 1;
         connection.body_left = announced;
         self.write(connection, bytes, timeouts, completion);
@@ -360,6 +371,20 @@ impl Client {
         let body = state.response.as_ref().map(|response| &response.body);
         body.map(|body| body.trailers().to_vec())
             .unwrap_or_default()
+    }
+
+    /// How the last connection of this client came to be, or how far it came.
+    pub fn trace(&self) -> Option<Arc<Trace>> {
+        self.shared.lock().trace.clone()
+    }
+
+    /// How long the response took, opening the connection included: to the end of its body if that
+    /// has come, and else to the end of its head.
+    pub fn total_time(&self) -> Option<Duration> {
+        let state = self.shared.lock();
+        let response = state.response.as_ref()?;
+        let end = response.body.ended_at().unwrap_or(response.timing.head);
+        Some(response.timing.total(end))
     }
 
     /// How often the connection came out of the pool, if there is one.
@@ -419,6 +444,7 @@ impl Client {
         let phase = std::mem::take(&mut state.phase);
         let task = state.task.take();
         let mut response = state.response.take();
+        let trace = state.trace.take();
         drop(state);
         let woken = response.as_mut().and_then(|response| {
             // What has come stays readable; what has not will not.
@@ -427,7 +453,7 @@ impl Client {
         });
         // A cancelled task may be running its last step on the other thread. It must not find, and
         // change, the state of what comes after it: that could be a connection of another identity.
-        self.shared = Arc::new(Shared::with_response(response));
+        self.shared = Arc::new(Shared::with_rest(response, trace));
         drop(woken);
         if let Some(task) = task {
             task.abort();
@@ -521,6 +547,10 @@ impl Drop for Client {
 async fn sweep(engine: &'static Engine) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
+        // Idle connections under files that have changed are dropped in the next round.
+        for profile in engine.profiles.due() {
+            tokio::task::spawn_blocking(move || profile.load());
+        }
         if !engine.pool.sweep() {
             return;
         }

@@ -22,6 +22,11 @@ pub async fn respond(
     completion: Completion,
 ) {
     connection.responses_due = connection.responses_due.saturating_sub(1);
+    let timing = connection.end_head();
+    if connection.responses_due > 0 {
+        // The next one's time runs from here: its request was sent with this one's.
+        connection.begin_request();
+    }
     let mut body = Body::new(framing, exchange.limits, exchange.max_body_size);
     let mut progress = body.decode(&mut connection.buffer);
     if let Ok(false) = progress {
@@ -38,9 +43,11 @@ pub async fn respond(
             head,
             framing,
             keeps_alive: connection.keeps_alive,
+            timing: timing.clone(),
         }),
         body,
         waiter: None,
+        timing,
     };
     let timeouts = exchange.timeouts;
     drop(exchange);

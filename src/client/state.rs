@@ -1,12 +1,13 @@
 //! What the Lua thread and the task of an operation share.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::Connection;
 use super::body::Body;
+use super::trace::{Timing, Trace};
 use crate::error::Error;
 use crate::http1::{Framing, ResponseHead};
 use crate::mailbox::Completion;
@@ -30,6 +31,8 @@ pub struct State {
     pub response: Option<Response>,
     /// The task that has the connection.
     pub task: Option<AbortHandle>,
+    /// How the last connection came to be, or how far it came.
+    pub trace: Option<Arc<Trace>>,
 }
 
 /// Where the connection of a client is.
@@ -53,6 +56,8 @@ pub struct Response {
     pub body: Body,
     /// A consumer that waits for part of the body.
     pub waiter: Option<Waiter>,
+    /// When what came.
+    pub timing: Timing,
 }
 
 /// What is known of a response before its body.
@@ -64,6 +69,8 @@ pub struct Summary {
     pub framing: Framing,
     /// Whether the connection may be used again.
     pub keeps_alive: bool,
+    /// When what came.
+    pub timing: Timing,
 }
 
 /// A light thread that waits for part of a body.
@@ -85,10 +92,11 @@ pub enum Until {
 }
 
 impl Shared {
-    /// Without a connection, but with what is left of a response.
-    pub fn with_response(response: Option<Response>) -> Self {
+    /// Without a connection, but with what is left of an earlier one.
+    pub fn with_rest(response: Option<Response>, trace: Option<Arc<Trace>>) -> Self {
         let state = Mutex::new(State {
             response,
+            trace,
             ..State::default()
         });
         Self {
@@ -105,6 +113,9 @@ impl Shared {
     /// Ends an operation whose task has given up or kept the connection.
     pub fn conclude(&self, phase: Phase, outcome: Result<(), Error>, completion: Completion) {
         let mut state = self.lock();
+        if let Phase::Idle(connection) = &phase {
+            state.trace = Some(connection.trace().clone());
+        }
         state.phase = phase;
         state.outcome = Some(outcome);
         drop(state);
@@ -113,13 +124,21 @@ impl Shared {
 }
 
 impl Shared {
-    /// Ends an operation that was to bring a connection.
-    pub fn connected(&self, connected: Result<Connection, Error>, completion: Completion) {
+    /// Ends an operation that was to bring a connection, and came as far as `trace` says.
+    pub fn connected(
+        &self,
+        connected: Result<Connection, Error>,
+        trace: Trace,
+        completion: Completion,
+    ) {
         match connected {
             Ok(connection) => {
                 self.conclude(Phase::Idle(Box::new(connection)), Ok(()), completion);
             }
-            Err(error) => self.conclude(Phase::Closed, Err(error), completion),
+            Err(error) => {
+                self.lock().trace = Some(Arc::new(trace));
+                self.conclude(Phase::Closed, Err(error), completion);
+            }
         }
     }
 
@@ -133,6 +152,7 @@ impl Shared {
     ) -> Option<Box<Connection>> {
         let mut state = self.lock();
         state.outcome = Some(Ok(()));
+        state.trace = Some(connection.trace().clone());
         state.response = Some(response);
         state.settle(connection, finished)
     }

@@ -91,6 +91,18 @@ fn failed(address: String, error: &io::Error) -> Error {
 }
 
 impl Transport {
+    /// The address at the other end.
+    pub fn peer(&self) -> Option<String> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok().map(|address| address.to_string()),
+            Self::Unix(stream) => {
+                let address = stream.peer_addr().ok()?;
+                Some(format!("unix:{}", address.as_pathname()?.display()))
+            }
+            Self::Proxy(stream) => stream.get_ref().0.peer(),
+        }
+    }
+
     /// Writes what the socket takes at once, from any thread, without a signal and without waiting.
     pub fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
         // MSG_NOSIGNAL: plain LuaJIT does not ignore SIGPIPE, and this may be its thread.

@@ -7,17 +7,33 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::Source;
-use super::leaf::Leaf;
+use super::certificate::Certificate;
+use super::chain::Chain;
 use super::pem::{self, Block};
+use super::secret::{self, Passphrase};
 use crate::error::{Cause, Error, Result, Stage};
 
 /// Where a client identity comes from. Each [`Source`] knows the option it was given by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct IdentitySource {
-    /// Leaf certificate first, its chain behind it.
-    pub certificate: Source,
-    /// The leaf's private key.
-    pub key: Source,
+    /// Certificates and key.
+    pub files: IdentityFiles,
+    /// What the key is encrypted with.
+    pub passphrase: Option<Passphrase>,
+}
+
+/// See [`IdentitySource`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum IdentityFiles {
+    /// PEM: the leaf certificate and its chain, and the leaf's private key.
+    Pem {
+        /// Leaf certificate first, its chain behind it.
+        certificate: Source,
+        /// The leaf's private key.
+        key: Source,
+    },
+    /// All of it in one file.
+    Pkcs12(Source),
 }
 
 /// A client identity that can be offered, and what is known of it.
@@ -25,12 +41,23 @@ pub struct IdentitySource {
 pub struct Identity {
     /// Chain and key.
     pub certified: Arc<CertifiedKey>,
-    /// Its first certificate.
-    pub leaf: Leaf,
+    /// The facts of the leaf certificate.
+    pub leaf: Certificate,
+    /// The facts of the certificates behind it.
+    pub issuers: Vec<Certificate>,
+    /// What was put right, in a sentence each.
+    pub warnings: Vec<String>,
     /// The option that gave the certificate.
     pub certificate_option: &'static str,
     /// The option that gave the key.
     pub key_option: &'static str,
+}
+
+impl Identity {
+    /// The facts of all certificates, the leaf's first.
+    pub fn chain(&self) -> impl Iterator<Item = &Certificate> {
+        std::iter::once(&self.leaf).chain(&self.issuers)
+    }
 }
 
 impl IdentitySource {
@@ -38,71 +65,117 @@ impl IdentitySource {
     ///
     /// # Errors
     ///
-    /// No or broken PEM, an encrypted key, or a key that is not the leaf certificate's.
+    /// No or broken PEM or PKCS#12, a key that cannot be decrypted, or one that belongs to none of
+    /// the certificates.
     pub fn load(&self) -> Result<Identity> {
-        let chain = self.chain()?;
-        let key = any_supported_type(&self.private_key()?)
+        let (certificates, key) = self.read()?;
+        let key = any_supported_type(&key)
             .map_err(|_| self.bad_key("the key is of a kind or a size that is not supported"))?;
-        let leaf = chain
-            .first()
-            .and_then(Leaf::parse)
-            .ok_or_else(|| self.bad_certificate("the first certificate is not X.509"))?;
+        let given = certificates
+            .into_iter()
+            .map(|der| Certificate::parse(&der).map(|facts| (der, facts)))
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| self.bad_certificate("a certificate is not X.509"))?;
         // Compared here and not by rustls, which reads only version 3 of X.509.
-        if key
-            .public_key()
-            .is_none_or(|public| public.as_ref() != leaf.public_key)
-        {
+        let public_key = key.public_key();
+        let chain = public_key.and_then(|public| Chain::of(given, public.as_ref()));
+        let Some(mut chain) = chain else {
             return Err(Error::new(
                 Stage::Options,
                 Cause::KeyMismatch {
-                    certificate: self.certificate.option(),
-                    key: self.key.option(),
+                    certificate: self.certificate_option(),
+                    key: self.key_option(),
                 },
             ));
-        }
+        };
         Ok(Identity {
-            certified: Arc::new(CertifiedKey::new(chain, key)),
-            leaf,
-            certificate_option: self.certificate.option(),
-            key_option: self.key.option(),
+            warnings: self.warnings(&chain),
+            certified: Arc::new(CertifiedKey::new(chain.certificates, key)),
+            leaf: chain.facts.remove(0),
+            issuers: chain.facts,
+            certificate_option: self.certificate_option(),
+            key_option: self.key_option(),
         })
     }
 
-    fn chain(&self) -> Result<Vec<CertificateDer<'static>>> {
-        let text = self.certificate.read()?;
+    /// What may change on disk.
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+        let (first, second) = match &self.files {
+            IdentityFiles::Pem { certificate, key } => (certificate, Some(key)),
+            IdentityFiles::Pkcs12(source) => (source, None),
+        };
+        std::iter::once(first).chain(second)
+    }
+
+    fn read(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+        let passphrase = self.passphrase.as_ref();
+        match &self.files {
+            IdentityFiles::Pem { certificate, key } => Ok((
+                self.certificates(certificate)?,
+                secret::private_key(key, passphrase)?,
+            )),
+            IdentityFiles::Pkcs12(source) => {
+                let read = secret::pkcs12(source, passphrase)?;
+                Ok((read.certificates, read.key))
+            }
+        }
+    }
+
+    fn certificates(&self, source: &Source) -> Result<Vec<CertificateDer<'static>>> {
+        let text = source.read_one()?;
         let blocks = pem::blocks(&text).map_err(|reason| self.bad_certificate(reason))?;
-        let chain: Vec<_> = blocks
+        let certificates: Vec<_> = blocks
             .into_iter()
             .filter_map(|block| match block {
                 Block::Certificate(der) => Some(der),
                 _ => None,
             })
             .collect();
-        match chain.is_empty() {
+        match certificates.is_empty() {
             true => Err(self.bad_certificate("no PEM certificate found")),
-            false => Ok(chain),
+            false => Ok(certificates),
         }
     }
 
-    fn private_key(&self) -> Result<PrivateKeyDer<'static>> {
-        let text = self.key.read()?;
-        if pem::is_encrypted_key(&text) {
-            let option = self.key.option();
-            return Err(Error::new(Stage::Options, Cause::KeyEncrypted { option }));
+    fn warnings(&self, chain: &Chain) -> Vec<String> {
+        let option = self.certificate_option();
+        // A PKCS#12 file has its certificates in no order.
+        let orders = matches!(self.files, IdentityFiles::Pem { .. });
+        let mut warnings = Vec::new();
+        if chain.was_sorted && orders {
+            warnings.push(format!(
+                "the certificates in '{option}' are not in order: they were sorted; the \
+                 certificate of the key belongs first, and each one's issuer behind it"
+            ));
         }
-        pem::blocks(&text)
-            .map_err(|reason| self.bad_key(reason))?
-            .into_iter()
-            .find_map(|block| match block {
-                Block::Key(der) => Some(der),
-                _ => None,
-            })
-            .ok_or_else(|| self.bad_key("no PEM private key found"))
+        if chain.strays > 0 {
+            let strays = chain.strays;
+            warnings.push(format!(
+                "'{option}' has {strays} certificates that are not part of the chain of {}: they \
+                 were left out",
+                chain.facts[0].subject
+            ));
+        }
+        warnings
+    }
+
+    fn certificate_option(&self) -> &'static str {
+        match &self.files {
+            IdentityFiles::Pem { certificate, .. } => certificate.option(),
+            IdentityFiles::Pkcs12(source) => source.option(),
+        }
+    }
+
+    fn key_option(&self) -> &'static str {
+        match &self.files {
+            IdentityFiles::Pem { key, .. } => key.option(),
+            IdentityFiles::Pkcs12(source) => source.option(),
+        }
     }
 
     fn bad_certificate(&self, reason: impl Into<String>) -> Error {
         let cause = Cause::BadCertificatePem {
-            option: self.certificate.option(),
+            option: self.certificate_option(),
             reason: reason.into(),
         };
         Error::new(Stage::Options, cause)
@@ -110,7 +183,7 @@ impl IdentitySource {
 
     fn bad_key(&self, reason: impl Into<String>) -> Error {
         let cause = Cause::BadKeyPem {
-            option: self.key.option(),
+            option: self.key_option(),
             reason: reason.into(),
         };
         Error::new(Stage::Options, cause)

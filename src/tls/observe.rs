@@ -1,4 +1,4 @@
-//! What happened in one handshake, for the errors that explain it.
+//! What happened in one handshake, for reports and for the errors that explain it.
 //!
 //! rustls calls the certificate resolver and the verifier of a *configuration*, and resumes
 //! sessions only under the same two objects, so they cannot be made per connection. Both run while
@@ -6,6 +6,10 @@
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustls::pki_types::CertificateDer;
+
+use super::certificate::DistinguishedName;
 
 tokio::task_local! {
     static CURRENT: Arc<Observation>;
@@ -18,8 +22,14 @@ pub struct Observation(Mutex<Seen>);
 /// What the resolver and the verifier saw.
 #[derive(Debug, Default, Clone)]
 pub struct Seen {
+    /// The server's certificates, as it sent them.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Whether the server chose TLS 1.3.
+    pub is_tls13: bool,
     /// What became of the server's request for a client certificate, if it made one.
     pub request: Option<ClientAuth>,
+    /// The CAs that it accepts client certificates of; any if there are none.
+    pub authorities: Vec<DistinguishedName>,
 }
 
 /// The answer to a server's request for a client certificate.
@@ -37,6 +47,16 @@ impl Observation {
     /// What was seen so far.
     pub fn seen(&self) -> Seen {
         self.lock().clone()
+    }
+
+    /// What became of the server's request for a client certificate, if it made one.
+    pub fn request(&self) -> Option<ClientAuth> {
+        self.lock().request
+    }
+
+    /// The server's certificates, for whoever keeps them.
+    pub fn take_chain(&self) -> Vec<CertificateDer<'static>> {
+        std::mem::take(&mut self.lock().chain)
     }
 
     /// Runs a handshake whose resolver and verifier note here what they see.

@@ -1,6 +1,7 @@
-//! PEM blocks (RFC 7468). The only file that knows which crate reads them.
+//! PEM blocks (RFC 7468). The only file that knows which crates read them.
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use x509_parser::pem::Pem;
 
 /// A PEM block that means something here.
 pub enum Block {
@@ -8,7 +9,9 @@ pub enum Block {
     Certificate(CertificateDer<'static>),
     /// `PRIVATE KEY` (PKCS#8), `RSA PRIVATE KEY` (PKCS#1) or `EC PRIVATE KEY` (SEC1)
     Key(PrivateKeyDer<'static>),
-    /// `X509 CRL` or anything else that is well-formed
+    /// `X509 CRL`
+    RevocationList(CertificateRevocationListDer<'static>),
+    /// Anything else that is well-formed
     Other,
 }
 
@@ -19,26 +22,43 @@ pub enum Block {
 /// A description of the first block that is not PEM. It quotes nothing of the text, which may be a
 /// private key.
 pub fn blocks(text: &[u8]) -> Result<Vec<Block>, String> {
+    use rustls_pemfile::Item;
     // rustls-pemfile is archived upstream. Its successor is the `PemObject` trait of
     // rustls-pki-types; moving there changes this function and nothing else.
     rustls_pemfile::read_all(&mut &text[..])
         .map(|item| match item {
-            Ok(rustls_pemfile::Item::X509Certificate(der)) => Ok(Block::Certificate(der)),
-            Ok(rustls_pemfile::Item::Pkcs8Key(der)) => Ok(Block::Key(der.into())),
-            Ok(rustls_pemfile::Item::Pkcs1Key(der)) => Ok(Block::Key(der.into())),
-            Ok(rustls_pemfile::Item::Sec1Key(der)) => Ok(Block::Key(der.into())),
+            Ok(Item::X509Certificate(der)) => Ok(Block::Certificate(der)),
+            Ok(Item::Pkcs8Key(der)) => Ok(Block::Key(der.into())),
+            Ok(Item::Pkcs1Key(der)) => Ok(Block::Key(der.into())),
+            Ok(Item::Sec1Key(der)) => Ok(Block::Key(der.into())),
+            Ok(Item::Crl(der)) => Ok(Block::RevocationList(der)),
             Ok(_) => Ok(Block::Other),
             Err(_) => Err("a PEM block is cut off or is not base64".to_owned()),
         })
         .collect()
 }
 
-/// Whether `text` has a private key that needs a passphrase.
-pub fn is_encrypted_key(text: &[u8]) -> bool {
-    [
-        &b"-----BEGIN ENCRYPTED PRIVATE KEY-----"[..],
-        b"Proc-Type: 4,ENCRYPTED",
-    ]
-    .iter()
-    .any(|marker| text.windows(marker.len()).any(|part| part == *marker))
+/// Whether `text` looks like PEM at all.
+pub fn is_pem(text: &[u8]) -> bool {
+    contains(text, b"-----BEGIN")
+}
+
+/// Whether `text` has a key that is encrypted as OpenSSL did before PKCS#8.
+pub fn is_legacy_encrypted(text: &[u8]) -> bool {
+    contains(text, b"Proc-Type: 4,ENCRYPTED")
+}
+
+/// DER of the first `ENCRYPTED PRIVATE KEY` (PKCS#8).
+pub fn encrypted_key(text: &[u8]) -> Option<Vec<u8>> {
+    if !contains(text, b"-----BEGIN ENCRYPTED PRIVATE KEY-----") {
+        return None;
+    }
+    Pem::iter_from_buffer(text)
+        .filter_map(Result::ok)
+        .find(|block| block.label == "ENCRYPTED PRIVATE KEY")
+        .map(|block| block.contents)
+}
+
+fn contains(text: &[u8], wanted: &[u8]) -> bool {
+    text.windows(wanted.len()).any(|part| part == wanted)
 }

@@ -2,73 +2,141 @@
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, SignatureScheme};
+use super::config::{self, Loaded, ProfileOptions};
+use super::source::FileState;
+use crate::error::Result;
+use crate::log::Log;
 
-use super::identity::Identity;
-use super::observe::{self, ClientAuth};
-use super::verify::AcceptAnyServer;
-use super::{IdentitySource, TrustSource};
-use crate::error::{Error, Result};
-
-/// What the caller's options say about TLS, apart from the server's name.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ProfileOptions {
-    /// The client identity to offer.
-    pub identity: Option<IdentitySource>,
-    /// Which CAs may vouch for the server.
-    pub trust: TrustSource,
-    /// Whether the server's certificate is judged at all.
-    pub verify: bool,
-}
-
-/// A profile and, once it has been needed, the rustls configuration made from it.
+/// A profile and, once it has been needed, what was made of its options.
 ///
 /// Two profiles are the same only if they are the same object: [`ProfileCache`] gives equal
 /// options the same one, and with it the same connections and the same session tickets.
 #[derive(Debug)]
 pub struct Profile {
     options: ProfileOptions,
-    loaded: Mutex<Option<Loaded>>,
+    log: Arc<Log>,
+    state: Mutex<State>,
+    /// That of what is loaded, for a look without the lock.
+    generation: AtomicU64,
 }
 
-/// What a handshake under a profile needs.
-#[derive(Debug, Clone)]
-pub struct Loaded {
-    /// The configuration, with its session tickets.
-    pub config: Arc<ClientConfig>,
-    /// The identity that it offers.
-    pub identity: Option<Arc<Identity>>,
+#[derive(Debug, Default)]
+struct State {
+    loaded: Option<Loaded>,
+    /// The files that it was loaded from.
+    files: Vec<FileState>,
+    /// When they were last looked at.
+    checked: Option<Instant>,
+    /// Files that could not be used, and have been complained of.
+    refused: Vec<FileState>,
+    /// Whether somebody looks at them now: on a file system that hangs, one of us is enough.
+    looks: bool,
 }
+
+/// Files are looked at no more often. The sweeper of the pool comes as often.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Profile {
-    /// What an earlier connection has loaded.
+    /// What an earlier connection has loaded, unless it is time to look whether it has changed.
+    /// Then `None`, and whoever gets it looks; the others go on meanwhile.
     pub fn ready(&self) -> Option<Loaded> {
-        self.loaded
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let mut state = self.lock();
+        let loaded = state.loaded.clone()?;
+        if !self.options.may_change() {
+            return Some(loaded);
+        }
+        let is_due = state
+            .checked
+            .is_none_or(|at| at.elapsed() >= CHECK_INTERVAL);
+        if !is_due || state.looks {
+            return Some(loaded);
+        }
+        state.looks = true;
+        None
     }
 
-    /// Makes the rustls configuration. Reads files and parses keys: not for the event loop.
+    /// Loads the profile, or loads it again if its files have changed. Reads files and parses keys:
+    /// not for the event loop.
     ///
     /// # Errors
     ///
-    /// What is wrong with the identity or the trust anchors.
+    /// What is wrong with the options. Once the profile is loaded, files that cannot be used are
+    /// only complained of, and what was loaded before stays: half of a file is a moment in the life
+    /// of one that is being written.
     pub fn load(&self) -> Result<Loaded> {
-        let loaded = self.options.load()?;
-        let mut ready = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever was first wins: session tickets live in the configuration.
-        Ok(ready.get_or_insert(loaded).clone())
+        let _looking = Looking(self);
+        // Looked at before they are read, so that a change in between is found the next time.
+        let files = self.options.file_states();
+        if let Some(loaded) = self.unchanged(&files) {
+            return Ok(loaded);
+        }
+        let result = config::load(&self.options, &self.log);
+        let mut state = self.lock();
+        match (result, state.loaded.clone()) {
+            // Another connection was faster. Session tickets live in what it has loaded.
+            (_, Some(loaded)) if state.files == files => Ok(loaded),
+            (Ok(loaded), _) => {
+                for warning in loaded.warnings() {
+                    self.log.warn(warning.clone());
+                }
+                let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
+                let loaded = loaded.with_generation(generation);
+                state.loaded = Some(loaded.clone());
+                state.files = files;
+                Ok(loaded)
+            }
+            (Err(error), Some(loaded)) => {
+                if state.refused != files {
+                    self.log.error(format!(
+                        "a file of a TLS profile has changed and cannot be used; the previous one \
+                         stays in use: {error}"
+                    ));
+                    state.refused = files;
+                }
+                Ok(loaded)
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// Which of its states is loaded: connections of an earlier one are not used again.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Whether the server's certificate is judged.
     pub fn verifies(&self) -> bool {
         self.options.verify
+    }
+
+    /// Whether it is loaded from files and has to be looked at, by whoever is told so.
+    fn is_due(&self) -> bool {
+        let is_loaded = self.lock().loaded.is_some();
+        is_loaded && self.ready().is_none()
+    }
+
+    fn unchanged(&self, files: &[FileState]) -> Option<Loaded> {
+        let state = self.lock();
+        state.loaded.clone().filter(|_| state.files == files)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends a look at the files, however it ends.
+struct Looking<'a>(&'a Profile);
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.looks = false;
+        state.checked = Some(Instant::now());
     }
 }
 
@@ -86,71 +154,26 @@ impl Hash for Profile {
     }
 }
 
-impl ProfileOptions {
-    fn load(&self) -> Result<Loaded> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .map_err(|error| Error::internal(error.to_string()))?;
-        let builder = match self.verify {
-            true => builder.with_webpki_verifier(self.verifier(provider)?),
-            false => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AcceptAnyServer(provider))),
-        };
-        let identity = match &self.identity {
-            Some(source) => Some(Arc::new(source.load()?)),
-            None => None,
-        };
-        let resolver = Arc::new(IdentityResolver(identity.clone()));
-        let config = Arc::new(builder.with_client_cert_resolver(resolver));
-        Ok(Loaded { config, identity })
-    }
-
-    fn verifier(&self, provider: Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>> {
-        WebPkiServerVerifier::builder_with_provider(self.trust.load()?, provider)
-            .build()
-            .map_err(|error| Error::internal(error.to_string()))
-    }
-}
-
-/// Offers the identity, whatever CAs the server says it accepts: the server decides, and says so.
-#[derive(Debug)]
-struct IdentityResolver(Option<Arc<Identity>>);
-
-impl ResolvesClientCert for IdentityResolver {
-    fn resolve(
-        &self,
-        _root_hint_subjects: &[&[u8]],
-        schemes: &[SignatureScheme],
-    ) -> Option<Arc<CertifiedKey>> {
-        let auth = match &self.0 {
-            None => ClientAuth::NoIdentity,
-            Some(identity) if identity.certified.key.choose_scheme(schemes).is_none() => {
-                ClientAuth::NoCommonScheme
-            }
-            Some(_) => ClientAuth::Sent,
-        };
-        observe::note(|seen| seen.request = Some(auth));
-        Some(self.0.as_ref()?.certified.clone())
-    }
-
-    fn has_certs(&self) -> bool {
-        self.0.is_some()
-    }
-}
-
 /// Profiles by their options.
-#[derive(Debug, Default)]
-pub struct ProfileCache(Mutex<HashMap<ProfileOptions, Arc<Profile>>>);
+#[derive(Debug)]
+pub struct ProfileCache {
+    profiles: Mutex<HashMap<ProfileOptions, Arc<Profile>>>,
+    log: Arc<Log>,
+}
 
 /// More identities than a gateway has; each holds a few kilobytes of PEM and its configuration.
 const MAX_PROFILES: usize = 1024;
 
 impl ProfileCache {
+    /// Without a profile. What there is to say about one goes to `log`.
+    pub fn new(log: Arc<Log>) -> Self {
+        let profiles = Mutex::default();
+        Self { profiles, log }
+    }
+
     /// The profile of these options.
     pub fn get(&self, options: ProfileOptions) -> Arc<Profile> {
-        let mut profiles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut profiles = self.lock();
         if let Some(profile) = profiles.get(&options) {
             return profile.clone();
         }
@@ -163,9 +186,24 @@ impl ProfileCache {
         }
         let profile = Arc::new(Profile {
             options: options.clone(),
-            loaded: Mutex::new(None),
+            log: self.log.clone(),
+            state: Mutex::default(),
+            generation: AtomicU64::new(0),
         });
         profiles.insert(options, profile.clone());
         profile
+    }
+
+    /// The profiles whose files have to be looked at, for [`Profile::load`].
+    pub fn due(&self) -> Vec<Arc<Profile>> {
+        let profiles: Vec<_> = self.lock().values().cloned().collect();
+        profiles
+            .into_iter()
+            .filter(|profile| profile.is_due())
+            .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ProfileOptions, Arc<Profile>>> {
+        self.profiles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

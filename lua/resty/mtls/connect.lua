@@ -1,6 +1,7 @@
 --- Connecting: where to, through which proxy, with which TLS profile, from the pool or anew.
 
 local destinations = require("resty.mtls.destination")
+local log = require("resty.mtls.log")
 local operation = require("resty.mtls.operation")
 local proxies = require("resty.mtls.proxy")
 local wait = require("resty.mtls.wait")
@@ -112,8 +113,14 @@ local function open(self, destination, host, options)
         return bad_argument("bad 'pool_size': a number of at least 1")
     end
     size = size and whole(size)
-    return operation.conclude(client, "connect", destination, addresses, remember_names, size,
-        backlog)
+    local ok
+    ok, err, details = operation.conclude(client, "connect", destination, addresses, remember_names,
+        size, backlog)
+    log.flush()
+    if not ok then
+        return nil, err, details
+    end
+    return true
 end
 
 
@@ -209,6 +216,7 @@ local function handshake(self, options)
     end
     local ok
     ok, err, details = operation.conclude(self.client, "handshake", destination)
+    log.flush()
     if not ok then
         return nil, err, details
     end

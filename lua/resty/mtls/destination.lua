@@ -5,7 +5,9 @@
 -- hashing. What is authenticated differently is never the same destination: the native library
 -- compares it by content when a connection is looked for in the pool.
 
+local log = require("resty.mtls.log")
 local native = require("resty.mtls.native")
+local openssl = require("resty.mtls.openssl")
 
 local find = string.find
 local sub = string.sub
@@ -16,15 +18,28 @@ local type = type
 local _M = {}
 
 
-local profile_options = {
+-- Whom a server is to be trusted by, which goes for an https proxy as well.
+local trust_options = {
     "ssl_verify",
     "ssl_trusted_certificate",
+    "ssl_crl",
+    "ssl_min_version",
+    "ssl_max_version",
+    "ssl_session_reuse",
+}
+
+-- Those that come first are the ones that tell most profiles apart.
+local profile_options = {
     "ssl_cert",
     "ssl_key",
     "ssl_cert_path",
     "ssl_key_path",
     "ssl_client_cert",
     "ssl_client_priv_key",
+    "ssl_pkcs12",
+    "ssl_key_password",
+    "ssl_pinned_pubkey",
+    unpack(trust_options),
 }
 
 local identity_options = {
@@ -34,23 +49,23 @@ local identity_options = {
     "ssl_key_path",
     "ssl_client_cert",
     "ssl_client_priv_key",
+    "ssl_pkcs12",
+    "ssl_key_password",
 }
 
--- Known by name, and not offered yet. To ignore one would be to connect less safely than asked for.
-local missing_options = {
-    "ssl_key_password",
-    "ssl_pkcs12",
-    "ssl_crl",
-    "ssl_pinned_pubkey",
-    "ssl_min_version",
-    "ssl_max_version",
+-- These may be objects of ngx.ssl's.
+local object_readers = {
+    ssl_cert = openssl.certificates,
+    ssl_key = openssl.private_key,
+    ssl_client_cert = openssl.certificates,
+    ssl_client_priv_key = openssl.private_key,
 }
 
 -- Beyond so many entries a cache starts over: option values of some callers never repeat.
 local MAX_CACHED = 1000
 
--- Stand for nil and NaN as table keys.
-local NONE, NAN = {}, {}
+-- Stand for nil, NaN and the end of a list as table keys.
+local NONE, NAN, LIST_END = {}, {}, {}
 -- Under this key a cache has the profile itself.
 local PROFILE = {}
 
@@ -72,13 +87,8 @@ local function warn_unverified()
     if not native.warn_unverified() then
         return
     end
-    local text = "resty.mtls: ssl_verify is false: servers are not authenticated, and what is "
-        .. "sent can be read by whoever is in between (this warning is given once per process)"
-    if ngx and ngx.log then
-        ngx.log(ngx.WARN, text)
-    else
-        io.stderr:write(text, "\n")
-    end
+    log.write("warn", "ssl_verify is false: servers are not authenticated, and what is sent can be "
+        .. "read by whoever is in between (this warning is given once per process)")
 end
 
 
@@ -101,57 +111,96 @@ local function key_of(value)
 end
 
 
+-- What a cache goes by, one after the other: option values, and the items of those that are lists.
+local function keys_of(given)
+    local keys, count = {}, 0
+    for i = 1, #profile_options do
+        local value = given[profile_options[i]]
+        if type(value) == "table" then
+            for j = 1, #value do
+                count = count + 1
+                keys[count] = key_of(value[j])
+            end
+            value = LIST_END
+        end
+        count = count + 1
+        keys[count] = key_of(value)
+    end
+    return keys
+end
+
+
 -- Only what has become a profile is remembered: options that are wrong may never repeat.
-local function remember_profile(given, profile)
+local function remember_profile(keys, profile)
     profile_count = profile_count + 1
     if profile_count > MAX_CACHED then
         profiles, profile_count = {}, 1
     end
     local node = profiles
-    for i = 1, #profile_options do
-        local value = key_of(given[profile_options[i]])
-        node[value] = node[value] or {}
-        node = node[value]
+    for i = 1, #keys do
+        node[keys[i]] = node[keys[i]] or {}
+        node = node[keys[i]]
     end
     node[PROFILE] = profile
 end
 
 
 -- One table for each option value on the way, the profile in the last one.
-local function profile_of(options)
-    local node, has_nan = profiles, false
-    for i = 1, #profile_options do
-        local value = key_of(option(options, profile_options[i]))
-        has_nan = has_nan or value == NAN
-        node = node and node[value]
+local function known_profile(keys)
+    local node = profiles
+    for i = 1, #keys do
+        node = node[keys[i]]
+        if not node then
+            return nil
+        end
     end
-    if node and not has_nan then
-        return node[PROFILE]
-    end
+    return node[PROFILE]
+end
 
+
+-- The options that make a profile, with the text of what came as an object.
+local function collect(options)
     local given = {}
     for i = 1, #profile_options do
-        given[profile_options[i]] = option(options, profile_options[i])
+        local name = profile_options[i]
+        local value = option(options, name)
+        local reader = object_readers[name]
+        if reader and openssl.is_cdata(value) then
+            local err
+            value, err = reader(value)
+            if not value then
+                return bad_argument("bad '" .. name .. "': " .. err)
+            end
+        end
+        given[name] = value
     end
-    local profile, err, details = native.profile(given)
+    return given
+end
+
+
+local function profile_of(options)
+    local given, err, details = collect(options)
+    if not given then
+        return nil, err, details
+    end
+    local keys = keys_of(given)
+    local profile = known_profile(keys)
+    if profile then
+        return profile
+    end
+    profile, err, details = native.profile(given)
     if not profile then
         return nil, err, details
     end
     if given.ssl_verify == false then
         warn_unverified()
     end
-    remember_profile(given, profile)
+    remember_profile(keys, profile)
     return profile
 end
 
 
-local function check_missing(options)
-    for i = 1, #missing_options do
-        if options[missing_options[i]] ~= nil then
-            return bad_argument("'" .. missing_options[i] .. "' is not supported")
-        end
-    end
-    local version = options.http_version
+local function check_version(version)
     if version ~= nil and version ~= 1.1 then
         return bad_argument("bad 'http_version': only 1.1 is supported")
     end
@@ -229,10 +278,11 @@ local function proxy_table(proxy, options)
     }
     if proxy.scheme == "https" then
         local err, details
-        given.profile, err, details = profile_of({
-            ssl_verify = options.ssl_verify,
-            ssl_trusted_certificate = options.ssl_trusted_certificate,
-        })
+        local trust = {}
+        for i = 1, #trust_options do
+            trust[trust_options[i]] = options[trust_options[i]]
+        end
+        given.profile, err, details = profile_of(trust)
         if not given.profile then
             return nil, err, details
         end
@@ -273,7 +323,7 @@ function _M.of(options, proxy)
     if not scheme then
         return nil, host, port
     end
-    local profile, err, details = check_missing(options)
+    local profile, err, details = check_version(options.http_version)
     if profile and scheme == "https" then
         profile, err, details = profile_of(options)
     elseif profile then
@@ -328,10 +378,13 @@ end
 
 
 --- Sets what applies to every later call that does not say otherwise. Checked by the caller.
----@param name "ssl_verify"|"ssl_trusted_certificate"
+---@param name "ssl_verify"|"ssl_trusted_certificate"|"allow_keylog"
 ---@param value boolean|string
 function _M.set_default(name, value)
     defaults[name] = value
+    -- What the native library was told changes the profiles that it makes from now on.
+    profiles, profile_count = {}, 0
+    destinations, destination_count = {}, 0
 end
 
 

@@ -6,6 +6,7 @@
 
 local connecting = require("resty.mtls.connect")
 local destinations = require("resty.mtls.destination")
+local diagnosis = require("resty.mtls.diagnose")
 local native = require("resty.mtls.native")
 local pipelining = require("resty.mtls.pipeline")
 local proxies = require("resty.mtls.proxy")
@@ -52,6 +53,7 @@ local MAX_TIMEOUT = 0x7fffffff
 local default_types = {
     ssl_verify = "boolean",
     ssl_trusted_certificate = "string",
+    allow_keylog = "boolean",
     dns_cache_time = "number",
 }
 
@@ -123,6 +125,10 @@ local function connect(self, options, ...)
     if not ok then
         return nil, err, details
     end
+    -- As with cosockets that keep no session: they are resumed without the caller's help.
+    if self.ssl then
+        return true, nil, true
+    end
     return true
 end
 
@@ -135,7 +141,7 @@ end
 ---@param ... any
 ---@return true? ok
 ---@return string? err
----@return resty.mtls.details? details
+---@return resty.mtls.details|true|nil details true behind a TLS connection, in place of a session
 function _M:connect(options, ...)
     if self.has_deadline then
         -- Of a request_uri whose light thread was killed.
@@ -441,6 +447,19 @@ function _M:get_reused_times()
 end
 
 
+--- What is known of the TLS session of the last connection, also after it was closed or given to
+--- the pool.
+---@return resty.mtls.ssl_info? info
+---@return string? err
+function _M:get_ssl_info()
+    local info, err = self.client:ssl_info()
+    if not info then
+        return nil, err or "not a TLS connection"
+    end
+    return info
+end
+
+
 --- Closes the connection, and ends what another light thread does on it.
 ---@return 1|nil result
 ---@return string? err
@@ -504,9 +523,10 @@ end
 
 --- Sets what applies to every later call of this process that does not say otherwise. Lua VMs that
 --- exist already, such as the stream subsystem's, keep theirs.
----@param options {ssl_verify?: boolean, ssl_trusted_certificate?: string, dns_cache_time?: integer}
----`ssl_trusted_certificate`: also "system", for the system's CAs; `dns_cache_time`: milliseconds
----for which an answer of the system's resolver is used again, 5000 unless set
+---@param options {ssl_verify?: boolean, ssl_trusted_certificate?: string, allow_keylog?: boolean,
+---dns_cache_time?: integer} `allow_keylog`: write the secrets of TLS connections to the file that
+---the environment variable SSLKEYLOGFILE names; `dns_cache_time`: milliseconds for which an answer
+---of the system's resolver is used again, 5000 unless set
 ---@return true? ok
 ---@return string? err
 ---@return resty.mtls.details? details
@@ -544,6 +564,16 @@ end
 ---@return resty.mtls.details? details
 function _M.set_resolver(fn)
     return connecting.set_resolver(fn)
+end
+
+
+--- Connects to a server, makes a request if there is a path, and says what is wrong with TLS and
+--- with the client certificate. Raises nothing. docs/diagnose.md has more.
+---@param options resty.mtls.connect_options and `path` of a GET to make, `headers` of that, and
+---`timeout` (milliseconds for each step, 10000 by default)
+---@return resty.mtls.report report
+function _M.diagnose(options)
+    return diagnosis.run(_M, options)
 end
 
 

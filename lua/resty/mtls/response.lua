@@ -52,7 +52,7 @@ local function new_body_reader(httpc, res)
         if not is_current(httpc, res) then
             return stale()
         end
-        local part, err, details = client:take_part(max)
+        local part, err, details, total = client:take_part(max)
         while part == false do
             local ok
             ok, err, details = operation.run(client, "await_part", max)
@@ -62,10 +62,13 @@ local function new_body_reader(httpc, res)
             if not is_current(httpc, res) then
                 return stale()
             end
-            part, err, details = client:take_part(max)
+            part, err, details, total = client:take_part(max)
         end
         if err then
             return nil, err, details
+        end
+        if total then
+            res.timings.total = total
         end
         return part
     end
@@ -78,7 +81,7 @@ local function read_whole(httpc, res)
         return stale()
     end
     local client = httpc.client
-    local body, err, details = client:take_whole()
+    local body, err, details, total = client:take_whole()
     while body == false do
         local ok
         ok, err, details = operation.run(client, "await_whole")
@@ -88,10 +91,13 @@ local function read_whole(httpc, res)
         if not is_current(httpc, res) then
             return stale()
         end
-        body, err, details = client:take_whole()
+        body, err, details, total = client:take_whole()
     end
     if err then
         return nil, err, details
+    end
+    if total then
+        res.timings.total = total
     end
     return body or ""
 end
@@ -164,7 +170,8 @@ end
 ---@return string? err
 ---@return table? details
 function _M.new(httpc, id)
-    local status, reason, headers, has_body, chunked, keeps_alive = httpc.client:response(id)
+    local status, reason, headers, has_body, chunked, keeps_alive, timings =
+        httpc.client:response(id)
     if not status then
         return status, reason, headers
     end
@@ -176,6 +183,7 @@ function _M.new(httpc, id)
         reason = reason,
         headers = header_tables.new(headers),
         has_body = has_body,
+        timings = timings,
         body_reader = no_body_reader,
         read_body = read_body,
         read_trailers = read_trailers,

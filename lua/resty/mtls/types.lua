@@ -11,12 +11,49 @@
 ---@field status integer
 ---@field reason string
 ---@field headers table<string, string|string[]> in the server's spelling; found in any letter case
+---@field timings resty.mtls.timings
 ---@field has_body boolean
 ---@field body string? after `request_uri`
 ---@field body_reader fun(max?: integer): string?, string?, resty.mtls.details?
 ---@field read_body fun(self: resty.mtls.response): string?, string?, resty.mtls.details?
 ---@field trailer_reader? fun(): table?, string?, resty.mtls.details? for a chunked body
 ---@field read_trailers fun(self: resty.mtls.response): nil, string? lets headers find trailers
+
+--- Milliseconds. `resolve`, `connect` and `tls` are 0 where the connection was used before.
+---@class resty.mtls.timings
+---@field resolve number looking up the name
+---@field connect number TCP, and the tunnel through a proxy
+---@field tls number the TLS handshake
+---@field first_byte number from sending the request to the first byte of the response
+---@field total number opening the connection, and from sending the request to the end of the body;
+---to the end of the head until the body has been read
+---@field reused boolean whether the connection has carried a request before
+
+--- Facts of a certificate. Dates are as in RFC 3339, `2049-12-31T00:00:00Z`.
+---@class resty.mtls.certificate
+---@field subject string
+---@field issuer string
+---@field serial string hexadecimal
+---@field not_before string
+---@field not_after string
+---@field names string[] DNS names and IP addresses of the subjectAltName
+---@field sha256 string of the DER, hexadecimal
+---@field key string such as "RSA 2048", "ECDSA P-256", "Ed25519"
+---@field is_ca boolean
+---@field self_signed boolean
+---@field expired boolean
+---@field not_yet_valid boolean
+---@field usages string[]? extended key usages; without them it may be used for everything
+
+---@class resty.mtls.ssl_info
+---@field version "TLSv1.2"|"TLSv1.3"
+---@field cipher string IANA's name of the cipher suite
+---@field alpn string? the protocol that the server chose
+---@field resumed boolean whether an earlier session was resumed
+---@field requested boolean? whether the server asked for a client certificate; nil if resumed
+---@field server resty.mtls.certificate?
+---@field chain resty.mtls.certificate[] as the server sent it
+---@field identity resty.mtls.certificate? the client certificate that was sent
 
 ---@class resty.mtls.proxy_options
 ---@field http_proxy? string http://host:port or https://host:port, possibly with user:password@
@@ -36,13 +73,25 @@
 ---@field proxy_opts? resty.mtls.proxy_options
 ---@field ssl_verify? boolean verify the server's certificate; true by default
 ---@field ssl_server_name? string SNI and the name to verify; `host` by default
----@field ssl_cert? string PEM certificate, its chain behind it
----@field ssl_key? string PEM key of the certificate
----@field ssl_cert_path? string file with what `ssl_cert` takes
----@field ssl_key_path? string file with what `ssl_key` takes
----@field ssl_client_cert? string another name of `ssl_cert`
----@field ssl_client_priv_key? string another name of `ssl_key`
----@field ssl_trusted_certificate? string PEM CAs, a file of them, or "system" (the default)
+---@field ssl_cert? string|ffi.cdata* PEM certificate, its chain behind it, or what
+---ngx.ssl.parse_pem_cert returned
+---@field ssl_key? string|ffi.cdata* PEM key of the certificate, or what ngx.ssl.parse_pem_priv_key
+---returned
+---@field ssl_cert_path? string file with what `ssl_cert` takes; read again when it changes
+---@field ssl_key_path? string file with what `ssl_key` takes; read again when it changes
+---@field ssl_client_cert? string|ffi.cdata* another name of `ssl_cert`
+---@field ssl_client_priv_key? string|ffi.cdata* another name of `ssl_key`
+---@field ssl_pkcs12? string bytes or path of a PKCS#12 file, in place of certificate and key
+---@field ssl_key_password? string passphrase of the key or of the PKCS#12 file
+---@field ssl_trusted_certificate? string|string[] PEM CAs, a file or a folder of them, "system"
+---(the default), or a list of these
+---@field ssl_crl? string PEM revocation lists, or a file of them: one of every CA in the chain
+---@field ssl_pinned_pubkey? string sha256//BASE64 of the server's public key; `;` between several
+---@field ssl_min_version? "TLSv1.2"|"TLSv1.3"
+---@field ssl_max_version? "TLSv1.2"|"TLSv1.3"
+---@field ssl_send_status_req? boolean accepted: a stapled OCSP response is always asked for
+---@field ssl_session_reuse? boolean false makes every handshake a full one; true by default
+---@field ssl_reused_session? any accepted: sessions are resumed by themselves
 
 ---@class resty.mtls.request_params
 ---@field method? string GET by default

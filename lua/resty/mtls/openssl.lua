@@ -1,0 +1,123 @@
+--- Reads certificates and keys out of what `ngx.ssl.parse_pem_cert` and `parse_pem_priv_key` made.
+---
+--- These are OpenSSL's objects, so this goes through the libcrypto that nginx has loaded. The
+--- native library has a crypto library of its own and knows nothing of OpenSSL.
+
+local ffi = require("ffi")
+
+local concat = table.concat
+local pcall = pcall
+local tostring = tostring
+local type = type
+
+
+local _M = {}
+
+
+-- OpenSSL 1.1 and later. BoringSSL calls the functions on stacks otherwise.
+ffi.cdef([[
+    typedef struct {} resty_mtls_object;
+    int OPENSSL_sk_num(const resty_mtls_object *stack);
+    resty_mtls_object *OPENSSL_sk_value(const resty_mtls_object *stack, int index);
+    int i2d_X509(const resty_mtls_object *certificate, unsigned char **out);
+    resty_mtls_object *EVP_PKEY2PKCS8(const resty_mtls_object *key);
+    int i2d_PKCS8_PRIV_KEY_INFO(const resty_mtls_object *info, unsigned char **out);
+    void PKCS8_PRIV_KEY_INFO_free(resty_mtls_object *info);
+]])
+
+-- What ngx.ssl's objects are. `ffi.istype` takes every pointer for one of these.
+local POINTER = tostring(ffi.typeof("void *"))
+
+-- PEM text by the object that it was read from, for as long as that lives.
+local known = setmetatable({}, { __mode = "k" })
+
+
+local function to_pem(label, der)
+    return "-----BEGIN " .. label .. "-----\n" .. ngx.encode_base64(der) .. "\n-----END " .. label
+        .. "-----\n"
+end
+
+
+-- DER of an object, from one of OpenSSL's i2d functions.
+local function to_der(encode, object)
+    local size = encode(object, nil)
+    if size <= 0 then
+        return nil
+    end
+    local buffer = ffi.new("unsigned char[?]", size)
+    encode(object, ffi.new("unsigned char *[1]", buffer))
+    return ffi.string(buffer, size)
+end
+
+
+local function read_chain(stack)
+    local blocks = {}
+    for i = 0, ffi.C.OPENSSL_sk_num(stack) - 1 do
+        local der = to_der(ffi.C.i2d_X509, ffi.C.OPENSSL_sk_value(stack, i))
+        blocks[i + 1] = der and to_pem("CERTIFICATE", der)
+    end
+    return blocks[1] and concat(blocks)
+end
+
+
+local function read_key(key)
+    local info = ffi.C.EVP_PKEY2PKCS8(key)
+    if info == nil then
+        return nil
+    end
+    local der = to_der(ffi.C.i2d_PKCS8_PRIV_KEY_INFO, info)
+    ffi.C.PKCS8_PRIV_KEY_INFO_free(info)
+    return der and to_pem("PRIVATE KEY", der)
+end
+
+
+local function read(reader, object, maker)
+    local pem = known[object]
+    if pem then
+        return pem
+    end
+    if tostring(ffi.typeof(object)) ~= POINTER or object == nil then
+        return nil, "expected PEM text or what " .. maker .. " returned"
+    end
+    -- A libcrypto without one of these functions raises an error.
+    local ok
+    ok, pem = pcall(reader, ffi.cast("resty_mtls_object *", object))
+    if not ok then
+        return nil, "this process has no OpenSSL to read what " .. maker
+            .. " returned: give the PEM text"
+    end
+    if not pem then
+        return nil, "what " .. maker .. " returned cannot be read"
+    end
+    known[object] = pem
+    return pem
+end
+
+
+--- Whether a value is a C object.
+---@param value any
+---@return boolean
+function _M.is_cdata(value)
+    return type(value) == "cdata"
+end
+
+
+--- PEM text of what `ngx.ssl.parse_pem_cert` or `parse_der_cert` returned.
+---@param object ffi.cdata*
+---@return string? pem
+---@return string? err
+function _M.certificates(object)
+    return read(read_chain, object, "ngx.ssl.parse_pem_cert")
+end
+
+
+--- PEM text of what `ngx.ssl.parse_pem_priv_key` or `parse_der_priv_key` returned.
+---@param object ffi.cdata*
+---@return string? pem
+---@return string? err
+function _M.private_key(object)
+    return read(read_key, object, "ngx.ssl.parse_pem_priv_key")
+end
+
+
+return _M

@@ -1,0 +1,130 @@
+//! Private keys, also those that need a passphrase, and PKCS#12 files.
+
+use std::fmt;
+use std::sync::Arc;
+
+use p12_keystore::Pkcs12Archive;
+use p12_keystore::error::Error as Pkcs12Error;
+use pkcs8::EncryptedPrivateKeyInfoRef;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use super::Source;
+use super::pem::{self, Block};
+use crate::error::{Cause, Error, Result, Stage};
+
+/// A passphrase, which nothing shows.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Passphrase(pub Arc<str>);
+
+impl fmt::Debug for Passphrase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(passphrase)")
+    }
+}
+
+/// The first private key of a PEM text.
+///
+/// # Errors
+///
+/// There is none, or it is encrypted and the passphrase is missing or wrong.
+pub fn private_key(
+    source: &Source,
+    passphrase: Option<&Passphrase>,
+) -> Result<PrivateKeyDer<'static>> {
+    let option = source.option();
+    let bad = |reason: String| options_error(Cause::BadKeyPem { option, reason });
+    let text = source.read_one()?;
+    if pem::is_legacy_encrypted(&text) {
+        return Err(options_error(Cause::KeyEncrypted {
+            option,
+            is_legacy: true,
+        }));
+    }
+    if let Some(der) = pem::encrypted_key(&text) {
+        return match passphrase {
+            Some(passphrase) => decrypted(&der, passphrase, option),
+            None => Err(options_error(Cause::KeyEncrypted {
+                option,
+                is_legacy: false,
+            })),
+        };
+    }
+    pem::blocks(&text)
+        .map_err(bad)?
+        .into_iter()
+        .find_map(|block| match block {
+            Block::Key(der) => Some(der),
+            _ => None,
+        })
+        .ok_or_else(|| bad("no PEM private key found".to_owned()))
+}
+
+/// What a PKCS#12 file has.
+pub struct Pkcs12 {
+    /// Its key.
+    pub key: PrivateKeyDer<'static>,
+    /// Its certificates, in no order.
+    pub certificates: Vec<CertificateDer<'static>>,
+}
+
+/// Reads a PKCS#12 file (RFC 7292).
+///
+/// # Errors
+///
+/// It is none, has no key, or the passphrase is missing or wrong.
+pub fn pkcs12(source: &Source, passphrase: Option<&Passphrase>) -> Result<Pkcs12> {
+    let option = source.option();
+    let bad = |reason: String| options_error(Cause::BadPkcs12 { option, reason });
+    let bytes = source.read_one()?;
+    if pem::is_pem(&bytes) {
+        return Err(bad("it is PEM text".to_owned()));
+    }
+    let archive = Pkcs12Archive::from_pkcs12(&bytes, passphrase.map_or("", |text| &text.0));
+    let mut archive = archive.map_err(|error| match error {
+        Pkcs12Error::MacError(_) => options_error(Cause::KeyPassphraseWrong { option }),
+        other => bad(other.to_string()),
+    })?;
+    if archive.keys.len() != 1 {
+        let count = archive.keys.len();
+        return Err(bad(format!("it has {count} private keys, and not one")));
+    }
+    let key = archive.keys.swap_remove(0).key;
+    Ok(Pkcs12 {
+        key: PrivatePkcs8KeyDer::from(key.as_der().to_vec()).into(),
+        certificates: archive
+            .certs
+            .iter()
+            .map(|bag| bag.cert.as_der().to_vec().into())
+            .collect(),
+    })
+}
+
+fn decrypted(
+    der: &[u8],
+    passphrase: &Passphrase,
+    option: &'static str,
+) -> Result<PrivateKeyDer<'static>> {
+    let bad = |reason: String| options_error(Cause::BadKeyPem { option, reason });
+    let encrypted = EncryptedPrivateKeyInfoRef::try_from(der).map_err(|_| {
+        bad("it is not an encrypted key of PKCS#8, or of a kind that is not supported".to_owned())
+    })?;
+    use pkcs8::Error::{Asn1, EncryptedPrivateKey};
+    match encrypted.decrypt(passphrase.0.as_bytes()) {
+        Ok(key) => Ok(PrivatePkcs8KeyDer::from(key.as_bytes().to_vec()).into()),
+        // A wrong passphrase shows as wrong padding; one in 256 has padding that looks right, and
+        // what is in front of it is no key then.
+        Err(Asn1(_) | EncryptedPrivateKey(pkcs8::pkcs5::Error::DecryptFailed)) => {
+            Err(options_error(Cause::KeyPassphraseWrong { option }))
+        }
+        Err(other) => Err(
+            bad(format!("it cannot be decrypted: {other}")).with_hint(format!(
+                "encrypt the key in {option} with a cipher of today: openssl pkcs8 -topk8 -v2 \
+                 aes-256-cbc -in KEY -out NEW_KEY"
+            )),
+        ),
+    }
+}
+
+fn options_error(cause: Cause) -> Error {
+    Error::new(Stage::Options, cause)
+}
