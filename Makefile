@@ -3,7 +3,7 @@
 #   make demo      one mTLS request from an nginx plugin, end to end
 #   make test      every check there is; the last line counts them
 #   make fuzz      30 seconds of hostile responses for the parser; needs cargo-fuzz
-#   make install LUA_LIB_DIR=/usr/local/openresty/lualib
+#   make install LUA_LIB_DIR=/usr/local/openresty/lualib BIN_DIR=/usr/local/bin
 #   make install-dropin LUA_LIB_DIR=…   and require("resty.http") is this library
 
 # A shell that is not a login shell does not have cargo's own folder in its path.
@@ -37,9 +37,10 @@ fuzz:
 demo: deps build
 	@luajit tools/demo.lua
 
-# LUA_CLIB_DIR differs only for luarocks, which keeps native modules apart.
+# LUA_CLIB_DIR differs only for luarocks, which keeps native modules apart. BIN_DIR is for the command
+# resty-mtls-check: LUA_LIB_DIR/bin unless given.
 install:
-	@tools/install $(BUILT) "$(LUA_LIB_DIR)" "$(LUA_CLIB_DIR)"
+	@tools/install $(BUILT) "$(LUA_LIB_DIR)" "$(LUA_CLIB_DIR)" "$(BIN_DIR)"
 
 # On top of `install`: makes require("resty.http") this library, for all that uses LUA_LIB_DIR.
 install-dropin:

@@ -29,5 +29,6 @@ build = {
     install_variables = {
         LUA_LIB_DIR = "$(LUADIR)",
         LUA_CLIB_DIR = "$(LIBDIR)",
+        BIN_DIR = "$(BINDIR)",
     },
 }

@@ -22,6 +22,14 @@ local function probe(lua_path, lua_cpath)
 end
 
 
+-- The command finds the library that it was installed with, wherever it is started.
+local function assert_runs(command)
+    local result = process.run({ command, "--version" }, { cwd = "/" })
+    assert.equals(0, result.code, result.stderr)
+    assert.matches("^resty%-mtls%-check %d", result.stdout)
+end
+
+
 local function inodes(dir, found)
     found = found or {}
     for name in lfs.dir(dir) do
@@ -40,8 +48,8 @@ end
 describe("make install", function()
     local dir
 
-    local function install()
-        return process.run({ "make", "install", "LUA_LIB_DIR=" .. dir }, { cwd = fs.repo })
+    local function install(...)
+        return process.run({ "make", "install", "LUA_LIB_DIR=" .. dir, ... }, { cwd = fs.repo })
     end
 
     before_each(function()
@@ -71,6 +79,20 @@ describe("make install", function()
         end
     end)
 
+    it("puts the command beside it, or where it is told", function()
+        local bin = fs.temp_dir("bin")
+        assert.equals(0, install().code)
+        assert.equals(0, install("BIN_DIR=" .. bin).code)
+        assert_runs(dir .. "/bin/resty-mtls-check")
+        assert_runs(bin .. "/resty-mtls-check")
+    end)
+
+    it("copes with a folder of any name", function()
+        dir = fs.temp_dir("lualib") .. "/it's a | & \\ folder"
+        assert.equals(0, install().code)
+        assert_runs(dir .. "/bin/resty-mtls-check")
+    end)
+
     it("asks for the folder if it is not told", function()
         local result = process.run({ "make", "install" }, { cwd = fs.repo })
         assert.not_equals(0, result.code)
@@ -91,5 +113,6 @@ describe("luarocks make", function()
         result = probe(tree .. "/share/lua/5.1/?.lua", tree .. "/lib/lua/5.1/?.so")
         assert.equals(0, result.code, result.stderr)
         assert.matches(tree, result.stdout, 1, true)
+        assert_runs(tree .. "/bin/resty-mtls-check")
     end)
 end)

@@ -15,8 +15,10 @@ local _M = {}
 ---@field err_type string? its Lua type
 ---@field details table?
 ---@field status integer?
+---@field headers table<string, string>?
 ---@field body string?
 ---@field reused integer? get_reused_times after `connect`
+---@field ssl table? get_ssl_info afterwards; also if it failed
 
 
 local function failed(at, err, details)
@@ -40,7 +42,8 @@ local function exchange(httpc, options)
     if not body then
         return failed("body", err, details)
     end
-    return { at = "done", status = res.status, body = body, reused = reused }
+    return { at = "done", status = res.status, headers = res.headers, body = body,
+             reused = reused }
 end
 
 
@@ -52,6 +55,7 @@ function _M.make(options)
     local httpc = require("resty.mtls.http").new()
     httpc:set_timeout(options.timeout or 5000)
     local outcome = exchange(httpc, options)
+    outcome.ssl = httpc:get_ssl_info()
     if options.keep then
         httpc:set_keepalive()
     else

@@ -39,6 +39,16 @@ function _M.path(name)
 end
 
 
+--- Adds identities that only one spec needs.
+---@param more table<string, Identity> by names that nobody has yet
+function _M.add(more)
+    for name, identity in pairs(more) do
+        assert(not identities[name], "this identity exists: " .. name)
+        identities[name] = identity
+    end
+end
+
+
 --- Content of a file of the PKI.
 ---@param name string
 ---@return string pem
@@ -48,7 +58,9 @@ end
 
 
 local function extensions(identity)
-    if identity.usage == "ca" then
+    if identity.extensions then
+        return identity.extensions
+    elseif identity.usage == "ca" then
         return "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n"
             .. "subjectKeyIdentifier=hash\n"
     end
@@ -92,13 +104,19 @@ end
 
 
 local function sign(path, issuer, identity)
-    fs.write(path .. ".ext", extensions(identity))
     local argv = {
         "openssl", "ca", "-config", ca_config(), "-batch", "-notext",
-        "-in", path .. ".csr", "-out", path .. ".leaf.crt", "-extfile", path .. ".ext",
+        "-in", path .. ".csr", "-out", path .. ".leaf.crt",
         "-startdate", identity.from or "20200101000000Z",
         "-enddate", identity.to or "20491231000000Z",
     }
+    local extension_text = extensions(identity)
+    -- Without an extension file openssl makes version 1 of X.509.
+    if extension_text ~= "" then
+        fs.write(path .. ".ext", extension_text)
+        argv[#argv + 1] = "-extfile"
+        argv[#argv + 1] = path .. ".ext"
+    end
     if issuer then
         argv[#argv + 1] = "-cert"
         argv[#argv + 1] = issuer .. ".leaf.crt"

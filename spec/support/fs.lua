@@ -78,6 +78,26 @@ function _M.write(path, content)
 end
 
 
+--- Writes into a file that is there: a reader may see a part of it.
+---@param path string
+---@param content string
+function _M.overwrite(path, content)
+    local file = assert(io.open(path, "wb"))
+    assert(file:write(content))
+    assert(file:close())
+end
+
+
+--- Makes a symbolic link. One that is there is replaced in one step.
+---@param target string
+---@param path string
+function _M.link(target, path)
+    local temporary = path .. ".new"
+    assert(lfs.link(target, temporary, true))
+    assert(os.rename(temporary, path))
+end
+
+
 ---@param path string
 ---@return boolean
 function _M.exists(path)

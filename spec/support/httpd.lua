@@ -16,7 +16,6 @@ local TEMPLATE = [[
     DefaultRuntimeDir "$DIR"
     ErrorLog "$DIR/error.log"
     LogLevel info ssl:info
-    Listen 127.0.0.1:$PORT
     LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
     LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
     LoadModule headers_module /usr/lib/apache2/modules/mod_headers.so
@@ -27,49 +26,75 @@ local TEMPLATE = [[
     MinSpareThreads 1
     MaxSpareThreads 4
     $USER
-
     DocumentRoot "$DIR/www"
-    SSLEngine on
-    SSLProtocol $PROTOCOLS
-    SSLCertificateFile "$CERT"
-    SSLCertificateKeyFile "$KEY"
-    SSLCACertificateFile "$CLIENT_CA"
-    SSLVerifyClient $VERIFY
-    Header always set X-Subject "%{SSL_CLIENT_S_DN}s"
-    Header always set X-Protocol "%{SSL_PROTOCOL}s"
-    $CONFIG
+    $SITES
 ]]
 
----@class HttpdOptions
----@field cert string? identity, "server" unless given
----@field client_ca string? identity that client certificates must come from: "ca" unless given
----@field verify "require"|"optional"|"none"|nil require unless given
----@field version "1.2"|"1.3"|nil allow this one alone
+local SITE = [[
+    Listen 127.0.0.1:$PORT
+    <VirtualHost 127.0.0.1:$PORT>
+        SSLEngine on
+        SSLProtocol $PROTOCOLS
+        SSLCertificateFile "$CERT"
+        SSLCertificateKeyFile "$KEY"
+        SSLCACertificateFile "$CLIENT_CA"
+        SSLVerifyClient $VERIFY
+        SSLVerifyDepth 3
+        Header always set X-Subject "%{SSL_CLIENT_S_DN}s"
+        Header always set X-Protocol "%{SSL_PROTOCOL}s"
+        $CRL
+        $CONFIG
+    </VirtualHost>
+]]
+
+---@class HttpdSite: Site
 ---@field config string? further configuration
 
+---@class HttpdOptions: HttpdSite
+---@field sites table<string, HttpdSite>? several listeners, by name
+---@field pages table<string, string>? content by name: "secret" is `/secret`
+
 ---@class Httpd
----@field port integer
+---@field ports table<string, integer> by the name of the site
+---@field port integer? that of the only one
 ---@field dir string
 ---@field process Process
 local Httpd = {}
 Httpd.__index = Httpd
 
 
-local function configure(dir, port, opts)
-    local identity = opts.cert or "server"
+local function site_text(port, site)
+    local identity = site.cert or "server"
     local values = {
-        DIR = dir, PORT = port,
-        CERT = certs.path(identity .. ".crt"), KEY = certs.path(identity .. ".key"),
-        CLIENT_CA = certs.path((opts.client_ca or "ca") .. ".crt"),
-        VERIFY = opts.verify or "require",
-        PROTOCOLS = opts.version and "-all +TLSv" .. opts.version or "-all +TLSv1.2 +TLSv1.3",
-        CONFIG = opts.config or "",
-        -- It does not serve as root, and another user cannot choose.
-        USER = lfs.attributes("/proc/self", "uid") == 0 and "User nobody\nGroup nogroup" or "",
+        PORT = port,
+        CERT = certs.path(identity .. (site.leaf_only and ".leaf.crt" or ".crt")),
+        KEY = certs.path(identity .. ".key"),
+        CLIENT_CA = certs.path((site.client_ca or "ca") .. ".crt"),
+        VERIFY = site.verify or "require",
+        PROTOCOLS = site.version and "-all +TLSv" .. site.version or "-all +TLSv1.2 +TLSv1.3",
+        CRL = site.crl and 'SSLCARevocationCheck chain\nSSLCARevocationFile "' .. site.crl .. '"'
+            or "",
+        CONFIG = site.config or "",
     }
+    return (SITE:gsub("%$([A-Z_]+)", values))
+end
+
+
+local function configure(dir, sites, ports_of, pages)
+    local texts = {}
+    for name, site in pairs(sites) do
+        texts[#texts + 1] = site_text(ports_of[name], site)
+    end
     assert(lfs.mkdir(dir .. "/www"))
     fs.write(dir .. "/www/echo", "")
-    fs.write(dir .. "/httpd.conf", (TEMPLATE:gsub("%$([A-Z_]+)", values)))
+    for name, content in pairs(pages or {}) do
+        fs.write(dir .. "/www/" .. name, content)
+    end
+    fs.write(dir .. "/httpd.conf", (TEMPLATE:gsub("%$([A-Z_]+)", {
+        DIR = dir, SITES = table.concat(texts),
+        -- It does not serve as root, and another user cannot choose.
+        USER = lfs.attributes("/proc/self", "uid") == 0 and "User nobody\nGroup nogroup" or "",
+    })))
 end
 
 
@@ -77,8 +102,14 @@ end
 ---@param opts HttpdOptions?
 ---@return Httpd
 function _M.start(opts)
-    local self = setmetatable({ port = ports.free(), dir = fs.temp_dir("httpd") }, Httpd)
-    configure(self.dir, self.port, opts or {})
+    opts = opts or {}
+    local sites = opts.sites or { main = opts }
+    local self = setmetatable({ ports = {}, dir = fs.temp_dir("httpd") }, Httpd)
+    for name in pairs(sites) do
+        self.ports[name] = ports.free()
+    end
+    self.port = self.ports.main
+    configure(self.dir, sites, self.ports, opts.pages)
     self.process = process.start(
         { "/usr/sbin/apache2", "-DFOREGROUND", "-f", self.dir .. "/httpd.conf" },
         { log = self.dir .. "/output" })

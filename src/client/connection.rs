@@ -261,7 +261,7 @@ impl Connection {
         let mut space = ReadBuf::new(&mut self.buffer[start..]);
         let polled = match &mut self.stream {
             Stream::Plain(transport) => Pin::new(transport).poll_read(cx, &mut space),
-            Stream::Tls(stream, _) => Pin::new(stream).poll_read(cx, &mut space),
+            Stream::Tls(stream, _) => poll_read_tls(stream, cx, &mut space),
         };
         let filled = space.filled().len();
         if filled > 0 && self.first_byte.is_none() {
@@ -327,6 +327,21 @@ impl Idle for Connection {
             Stream::Tls(stream, _) => stream.get_mut().0.seems_quiet() || self.is_usable(),
         }
     }
+}
+
+/// Reads, and sends what TLS has to say to what was read: that we do not renegotiate (RFC 5246,
+/// 7.2.2), or new keys (RFC 8446, 4.6.3). The server may wait for it, and we write nothing meanwhile.
+fn poll_read_tls(
+    stream: &mut TlsStream<Transport>,
+    cx: &mut Context<'_>,
+    space: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    let polled = Pin::new(&mut *stream).poll_read(cx, space);
+    if polled.is_pending() && stream.get_ref().1.wants_write() {
+        // That the connection is broken shows when it is read again.
+        let _ = Pin::new(stream).poll_flush(cx);
+    }
+    polled
 }
 
 fn takes_only_tickets(transport: &Transport, tls: &mut rustls::ClientConnection) -> bool {

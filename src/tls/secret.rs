@@ -104,11 +104,15 @@ fn decrypted(
     passphrase: &Passphrase,
     option: &'static str,
 ) -> Result<PrivateKeyDer<'static>> {
-    let bad = |reason: String| options_error(Cause::BadKeyPem { option, reason });
-    let encrypted = EncryptedPrivateKeyInfoRef::try_from(der).map_err(|_| {
-        bad("it is not an encrypted key of PKCS#8, or of a kind that is not supported".to_owned())
-    })?;
     use pkcs8::Error::{Asn1, EncryptedPrivateKey};
+    let unsupported = |error: pkcs8::Error| {
+        let reason = format!("it is encrypted in a way that is not supported: {error}");
+        options_error(Cause::BadKeyPem { option, reason }).with_hint(format!(
+            "encrypt the key in {option} with a cipher of today: openssl pkcs8 -topk8 -v2 \
+             aes-256-cbc -in KEY -out NEW_KEY"
+        ))
+    };
+    let encrypted = EncryptedPrivateKeyInfoRef::try_from(der).map_err(unsupported)?;
     match encrypted.decrypt(passphrase.0.as_bytes()) {
         Ok(key) => Ok(PrivatePkcs8KeyDer::from(key.as_bytes().to_vec()).into()),
         // A wrong passphrase shows as wrong padding; one in 256 has padding that looks right, and
@@ -116,12 +120,7 @@ fn decrypted(
         Err(Asn1(_) | EncryptedPrivateKey(pkcs8::pkcs5::Error::DecryptFailed)) => {
             Err(options_error(Cause::KeyPassphraseWrong { option }))
         }
-        Err(other) => Err(
-            bad(format!("it cannot be decrypted: {other}")).with_hint(format!(
-                "encrypt the key in {option} with a cipher of today: openssl pkcs8 -topk8 -v2 \
-                 aes-256-cbc -in KEY -out NEW_KEY"
-            )),
-        ),
+        Err(other) => Err(unsupported(other)),
     }
 }
 

@@ -94,7 +94,8 @@ end
 
 local function option(options, name)
     local value = options[name]
-    if value == nil then
+    -- A C pointer to nothing equals nil, and is a mistake: without it there would be no certificate.
+    if type(value) == "nil" then
         return defaults[name]
     end
     return value
@@ -258,7 +259,7 @@ end
 local function check_plain(options)
     for i = 1, #identity_options do
         local name = identity_options[i]
-        if options[name] ~= nil then
+        if type(options[name]) ~= "nil" then
             return bad_argument("'" .. name .. "' needs scheme https: over http no client "
                 .. "certificate can be sent")
         end

@@ -6,6 +6,7 @@
 local ffi = require("ffi")
 
 local concat = table.concat
+local find = string.find
 local pcall = pcall
 local tostring = tostring
 local type = type
@@ -26,7 +27,7 @@ ffi.cdef([[
 ]])
 
 -- What ngx.ssl's objects are. `ffi.istype` takes every pointer for one of these.
-local POINTER = tostring(ffi.typeof("void *"))
+local POINTER = "^cdata<void %*>"
 
 -- PEM text by the object that it was read from, for as long as that lives.
 local known = setmetatable({}, { __mode = "k" })
@@ -76,7 +77,7 @@ local function read(reader, object, maker)
     if pem then
         return pem
     end
-    if tostring(ffi.typeof(object)) ~= POINTER or object == nil then
+    if not find(tostring(object), POINTER) or object == nil then
         return nil, "expected PEM text or what " .. maker .. " returned"
     end
     -- A libcrypto without one of these functions raises an error.

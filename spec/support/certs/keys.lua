@@ -19,7 +19,17 @@ local PASS = "pass:" .. _M.PASSPHRASE
 -- Arguments of openssl for each form; the input and the output file are added behind them.
 local FORMS = {
     ["pkcs8.key"] = { "pkcs8", "-topk8", "-nocrypt" },
+    -- PBES2, with PBKDF2 and HMAC-SHA256 unless told otherwise
     ["encrypted.key"] = { "pkcs8", "-topk8", "-v2", "aes-256-cbc", "-passout", PASS },
+    ["aes128-sha1.key"] = { "pkcs8", "-topk8", "-v2", "aes-128-cbc", "-v2prf", "hmacWithSHA1",
+                            "-passout", PASS },
+    ["aes192-sha512.key"] = { "pkcs8", "-topk8", "-v2", "aes-192-cbc", "-v2prf", "hmacWithSHA512",
+                              "-passout", PASS },
+    ["des3.key"] = { "pkcs8", "-topk8", "-v2", "des3", "-passout", PASS },
+    ["scrypt.key"] = { "pkcs8", "-topk8", "-scrypt", "-passout", PASS },
+    -- PBES1, which is older
+    ["pbes1.key"] = { "pkcs8", "-topk8", "-v1", "PBE-SHA1-3DES", "-passout", PASS },
+    ["encrypted.key.der"] = { "pkcs8", "-topk8", "-outform", "DER", "-passout", PASS },
     -- "BEGIN RSA PRIVATE KEY" and "BEGIN EC PRIVATE KEY"
     ["pkcs1.key"] = { "rsa", "-traditional" },
     ["sec1.key"] = { "ec" },
@@ -40,14 +50,10 @@ end
 
 --- Makes another form of what `<prefix>.key` and `<prefix>.crt` hold.
 ---@param prefix string
----@param form string a key of FORMS, "p12" or "crt.der"
+---@param form string a key of FORMS, or "crt.der"
 function _M.convert(prefix, form)
     local output = prefix .. "." .. form
-    if form == "p12" then
-        process.check({ "openssl", "pkcs12", "-export", "-inkey", prefix .. ".key",
-                        "-in", prefix .. ".crt", "-passout", PASS, "-out", output })
-        return
-    elseif form == "crt.der" then
+    if form == "crt.der" then
         process.check({ "openssl", "x509", "-in", prefix .. ".leaf.crt", "-outform", "DER",
                         "-out", output })
         return

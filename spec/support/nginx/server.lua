@@ -41,6 +41,7 @@ http {
 ---@field workers integer? 1 unless given
 ---@field user string? of the workers, with group: "nobody nogroup"; root when root runs the specs
 ---@field env table<string, string|false>? environment of nginx, passed on to its workers
+---@field hidden_env table<string, string>? environment of nginx that it keeps from its workers
 ---@field lua_path string? comes before the other patterns of lua_package_path, ends with ";"
 ---@field log_level string? info unless given
 ---@field vars table<string, string|number>? placeholders
@@ -69,6 +70,17 @@ local function directives(opts)
     end
     lines[#lines + 1] = opts.main
     return table.concat(lines, "\n")
+end
+
+
+local function environment(opts)
+    local env = {}
+    for _, variables in ipairs({ opts.env or {}, opts.hidden_env or {} }) do
+        for name, value in pairs(variables) do
+            env[name] = value
+        end
+    end
+    return env
 end
 
 
@@ -106,7 +118,7 @@ function _M.start(opts)
 
     self.process = process.start({ "nginx", "-p", dir .. "/", "-c", dir .. "/nginx.conf",
                                    "-e", dir .. "/error.log" },
-                                 { env = opts.env, log = dir .. "/output" })
+                                 { env = environment(opts), log = dir .. "/output" })
     -- The sockets listen before the pid file is there.
     process.wait_until("nginx has started", function()
         if not self.process:is_running() then

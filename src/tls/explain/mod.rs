@@ -62,6 +62,13 @@ fn tls_error(error: &rustls::Error, stage: Stage, session: &Session) -> Error {
     use rustls::Error as Tls;
     match error {
         Tls::AlertReceived(alert) => received(*alert, stage, session),
+        // Of ssl_crl, once it is needed: its signature is not that of the CA that it names.
+        Tls::InvalidCertRevocationList(error) => Error::new(
+            stage,
+            Cause::ServerRevocationUnknown {
+                reason: format!("a revocation list in ssl_crl cannot be used: {error:?}"),
+            },
+        ),
         Tls::InvalidCertificate(error) => server::certificate(error, stage, session),
         Tls::PeerIncompatible(
             reason @ (PeerIncompatible::ServerDoesNotSupportTls12Or13
