@@ -2,6 +2,7 @@
 #
 #   make demo      one mTLS request from an nginx plugin, end to end
 #   make test      every check there is; the last line counts them
+#   make test-interop   the same servers, versions and faults as other people have; part of test
 #   make fuzz      30 seconds of hostile responses for the parser; needs cargo-fuzz
 #   make install LUA_LIB_DIR=/usr/local/openresty/lualib BIN_DIR=/usr/local/bin
 #   make install-dropin LUA_LIB_DIR=…   and require("resty.http") is this library
@@ -12,7 +13,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 LIBRARY := target/release/libresty_mtls_native.so
 BUILT   := build/lualib/resty/mtls/native.so
 
-.PHONY: all deps build test lint fuzz demo install install-dropin clean
+.PHONY: all deps build test test-interop lint fuzz demo install install-dropin clean
 
 all: build
 
@@ -25,6 +26,9 @@ build:
 
 test:
 	@tools/test
+
+test-interop: deps build
+	luajit /usr/bin/busted spec/interop
 
 lint:
 	cargo fmt --check

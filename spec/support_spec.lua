@@ -58,6 +58,11 @@ describe("the PKI of the specs", function()
             ["client-rsa.pkcs1.key"] = "BEGIN RSA PRIVATE KEY",
             ["client-ed25519.key"] = "BEGIN PRIVATE KEY",
             ["client-rsa.encrypted.key"] = "BEGIN ENCRYPTED PRIVATE KEY",
+            ["client-p384.aes128-sha1.key"] = "BEGIN ENCRYPTED PRIVATE KEY",
+            ["client-a.aes192-sha512.key"] = "BEGIN ENCRYPTED PRIVATE KEY",
+            ["client-ed25519.des3.key"] = "BEGIN ENCRYPTED PRIVATE KEY",
+            ["client-rsa.scrypt.key"] = "BEGIN ENCRYPTED PRIVATE KEY",
+            ["client-a.pbes1.key"] = "BEGIN ENCRYPTED PRIVATE KEY",
             ["client-a.legacy.key"] = "BEGIN EC PRIVATE KEY-----\nProc%-Type: 4,ENCRYPTED",
         }) do
             assert.matches(head, certs.read(name))

@@ -4,7 +4,7 @@
 ---
 ---     visit()                     whom the server saw, or its status, or the code of the error
 ---     visit_until("old", "new")   visits that give "old", till one gives "new" on a new connection
----     visit_for(2.5, "old")       visits that all give "old"
+---     visit_for(2.2, "old")       visits that all give "old"
 ---     errors_are(1)               waits until so many changes could not be used
 ---     only_connections_are(1)     waits until server and client have so many
 ---     put("tls", "client-a")      writes a certificate and its key, one after the other

@@ -115,6 +115,7 @@ enum DefaultValue {
     Boolean(bool),
     Number(f64),
     Text(Vec<u8>),
+    List(Vec<Vec<u8>>),
 }
 
 /// `set_default(name, value)`
@@ -124,6 +125,11 @@ fn set_default(_: &Lua, (name, value): (String, Value)) -> mlua::Result<()> {
         Value::Integer(value) => DefaultValue::Number(value as f64),
         Value::Number(value) => DefaultValue::Number(value),
         Value::String(value) => DefaultValue::Text(value.as_bytes().to_vec()),
+        Value::Table(list) => {
+            let items = list.sequence_values::<LuaString>();
+            let items = items.map(|item| Ok(item?.as_bytes().to_vec()));
+            DefaultValue::List(items.collect::<mlua::Result<_>>()?)
+        }
         _ => return Ok(()),
     };
     let mut defaults = DEFAULTS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -173,6 +179,13 @@ fn defaults(lua: &Lua, (): ()) -> mlua::Result<Table> {
             DefaultValue::Boolean(value) => table.raw_set(name, value)?,
             DefaultValue::Number(value) => table.raw_set(name, value)?,
             DefaultValue::Text(value) => table.raw_set(name, lua.create_string(&value)?)?,
+            DefaultValue::List(items) => {
+                let list = lua.create_table()?;
+                for item in items {
+                    list.push(lua.create_string(&item)?)?;
+                }
+                table.raw_set(name, list)?;
+            }
         }
     }
     Ok(table)

@@ -58,7 +58,7 @@ impl Certificate {
         let mut certificate = Self {
             subject: subject.to_string(),
             issuer: issuer.to_string(),
-            serial: HEXLOWER.encode(parsed.raw_serial()),
+            serial: serial(parsed.raw_serial()),
             not_before: Moment(parsed.validity().not_before),
             not_after: Moment(parsed.validity().not_after),
             names: Vec::new(),
@@ -183,6 +183,14 @@ impl std::fmt::Display for Moment {
             f,
             "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
         )
+    }
+}
+
+/// Without the zero byte that DER puts in front to keep a number positive (X.690, 8.3.3).
+fn serial(bytes: &[u8]) -> String {
+    match bytes {
+        [0, rest @ ..] if !rest.is_empty() => HEXLOWER.encode(rest),
+        _ => HEXLOWER.encode(bytes),
     }
 }
 

@@ -133,16 +133,18 @@ fn webpki(
     trust: &Trust,
     provider: Arc<CryptoProvider>,
 ) -> Result<Option<Arc<WebPkiServerVerifier>>> {
+    let lists = match &options.revocation {
+        Some(source) => trust::revocation_lists(source)?,
+        None => Vec::new(),
+    };
     if trust.roots.is_empty() {
         return Ok(None);
     }
     let mut builder = WebPkiServerVerifier::builder_with_provider(trust.roots.clone(), provider);
-    if let Some(source) = &options.revocation {
+    if !lists.is_empty() {
         // Every CA of the chain has to say that what it issued is good, and to say so by now: a list
         // that is withheld or out of date must not be a way around it (RFC 5280, 6.3.3).
-        builder = builder
-            .with_crls(trust::revocation_lists(source)?)
-            .enforce_revocation_expiration();
+        builder = builder.with_crls(lists).enforce_revocation_expiration();
     }
     builder
         .build()

@@ -149,11 +149,10 @@ impl IdentitySource {
             ));
         }
         if chain.strays > 0 {
-            let strays = chain.strays;
             warnings.push(format!(
-                "'{option}' has {strays} certificates that are not part of the chain of {}: they \
-                 were left out",
-                chain.facts[0].subject
+                "'{option}' has certificates that are not part of the chain of {} ({} of them): \
+                 they were left out",
+                chain.facts[0].subject, chain.strays
             ));
         }
         warnings

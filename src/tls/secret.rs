@@ -81,12 +81,26 @@ pub fn pkcs12(source: &Source, passphrase: Option<&Passphrase>) -> Result<Pkcs12
     }
     let archive = Pkcs12Archive::from_pkcs12(&bytes, passphrase.map_or("", |text| &text.0));
     let mut archive = archive.map_err(|error| match error {
-        Pkcs12Error::MacError(_) => options_error(Cause::KeyPassphraseWrong { option }),
+        // The MAC tells of a wrong passphrase; in a file without one, what is decrypted makes no
+        // sense. There are files with an empty passphrase, so it is tried where none is given.
+        Pkcs12Error::MacError(_)
+        | Pkcs12Error::UnpadError
+        | Pkcs12Error::Pkcs5Error(_)
+        | Pkcs12Error::InvalidPrivateKey => match passphrase {
+            Some(_) => options_error(Cause::KeyPassphraseWrong { option }),
+            None => options_error(Cause::KeyEncrypted {
+                option,
+                is_legacy: false,
+            }),
+        },
         other => bad(other.to_string()),
     })?;
     if archive.keys.len() != 1 {
         let count = archive.keys.len();
         return Err(bad(format!("it has {count} private keys, and not one")));
+    }
+    if archive.certs.is_empty() {
+        return Err(bad("it has no certificate".to_owned()));
     }
     let key = archive.keys.swap_remove(0).key;
     Ok(Pkcs12 {

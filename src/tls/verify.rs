@@ -63,13 +63,14 @@ impl ServerCertVerifier for ServerVerifier {
             if judge.trust.themselves.contains(end_entity) {
                 check_itself(end_entity, server_name, now)?;
             } else if let Some(webpki) = &judge.webpki {
-                webpki.verify_server_cert(
+                let judged = webpki.verify_server_cert(
                     end_entity,
                     intermediates,
                     server_name,
                     ocsp_response,
                     now,
-                )?;
+                );
+                judged.map_err(|error| plain_cause(error, end_entity))?;
             } else {
                 return Err(CertificateError::UnknownIssuer.into());
             }
@@ -112,6 +113,23 @@ impl ServerCertVerifier for ServerVerifier {
         self.provider
             .signature_verification_algorithms
             .supported_schemes()
+    }
+}
+
+/// Some reasons that webpki gives for not finding a way to an anchor are about the last thing that it
+/// tried: a CA of the right name with another key, or a root of version 1 that the server has sent.
+fn plain_cause(error: rustls::Error, end_entity: &CertificateDer<'_>) -> rustls::Error {
+    let is_readable = ParsedCertificate::try_from(end_entity).is_ok();
+    match &error {
+        rustls::Error::InvalidCertificate(CertificateError::BadSignature) => {
+            CertificateError::UnknownIssuer.into()
+        }
+        rustls::Error::InvalidCertificate(CertificateError::Other(other))
+            if is_readable && other.to_string() == "UnsupportedCertVersion" =>
+        {
+            CertificateError::UnknownIssuer.into()
+        }
+        _ => error,
     }
 }
 

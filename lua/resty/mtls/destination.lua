@@ -87,14 +87,14 @@ local function warn_unverified()
     if not native.warn_unverified() then
         return
     end
-    log.write("warn", "ssl_verify is false: servers are not authenticated, and what is sent can be "
-        .. "read by whoever is in between (this warning is given once per process)")
+    log.write("warn", "ssl_verify is false: servers are not authenticated, and what is sent can "
+        .. "be read by whoever is in between (this warning is given once per process)")
 end
 
 
 local function option(options, name)
     local value = options[name]
-    -- A C pointer to nothing equals nil, and is a mistake: without it there would be no certificate.
+    -- A C pointer to nothing equals nil, and is a mistake: no certificate would be sent.
     if type(value) == "nil" then
         return defaults[name]
     end
@@ -380,9 +380,10 @@ end
 
 --- Sets what applies to every later call that does not say otherwise. Checked by the caller.
 ---@param name "ssl_verify"|"ssl_trusted_certificate"|"allow_keylog"
----@param value boolean|string
+---@param value boolean|string|string[]
 function _M.set_default(name, value)
-    defaults[name] = value
+    -- The caller's table may change.
+    defaults[name] = type(value) == "table" and { unpack(value) } or value
     -- What the native library was told changes the profiles that it makes from now on.
     profiles, profile_count = {}, 0
     destinations, destination_count = {}, 0

@@ -14,6 +14,7 @@ local requests = require("resty.mtls.request")
 local serving = require("resty.mtls.serving")
 local uris = require("resty.mtls.uri")
 
+local find = string.find
 local gsub = string.gsub
 local lower = string.lower
 local pairs = pairs
@@ -52,7 +53,7 @@ local MAX_TIMEOUT = 0x7fffffff
 -- Defaults that `set_defaults` takes.
 local default_types = {
     ssl_verify = "boolean",
-    ssl_trusted_certificate = "string",
+    ssl_trusted_certificate = "string or a list of strings",
     allow_keylog = "boolean",
     dns_cache_time = "number",
 }
@@ -512,6 +513,19 @@ function _M.debug(on)
 end
 
 
+local function is_default(value, expected)
+    if type(value) ~= "table" then
+        return find(expected, type(value), 1, true) == 1
+    end
+    for i = 1, #value do
+        if type(value[i]) ~= "string" then
+            return false
+        end
+    end
+    return value[1] ~= nil and find(expected, "list", 1, true) ~= nil
+end
+
+
 local function apply_default(name, value)
     if name == "dns_cache_time" then
         connecting.set_remember_names(to_count(value, 0))
@@ -523,10 +537,10 @@ end
 
 --- Sets what applies to every later call of this process that does not say otherwise. Lua VMs that
 --- exist already, such as the stream subsystem's, keep theirs.
----@param options {ssl_verify?: boolean, ssl_trusted_certificate?: string, allow_keylog?: boolean,
----dns_cache_time?: integer} `allow_keylog`: write the secrets of TLS connections to the file that
----the environment variable SSLKEYLOGFILE names; `dns_cache_time`: milliseconds for which an answer
----of the system's resolver is used again, 5000 unless set
+---@param options {ssl_verify?: boolean, ssl_trusted_certificate?: string|string[],
+---allow_keylog?: boolean, dns_cache_time?: integer} `allow_keylog`: write the secrets of TLS
+---connections to the file that the environment variable SSLKEYLOGFILE names; `dns_cache_time`:
+---milliseconds for which an answer of the system's resolver is used again, 5000 unless set
 ---@return true? ok
 ---@return string? err
 ---@return resty.mtls.details? details
@@ -539,7 +553,7 @@ function _M.set_defaults(options)
         if not expected then
             return bad_argument("there is no default for '" .. tostring(name) .. "'")
         end
-        if type(value) ~= expected then
+        if not is_default(value, expected) then
             return bad_argument("bad '" .. name .. "': expected a " .. expected .. ", got "
                 .. type(value))
         end

@@ -16,14 +16,20 @@ local _M = {}
 
 
 -- OpenSSL 1.1 and later. BoringSSL calls the functions on stacks otherwise.
+--
+-- By names of our own: lua-resty-openssl declares the same functions with types of its own, and the
+-- declaration that is used first counts for everybody in the Lua VM.
 ffi.cdef([[
     typedef struct {} resty_mtls_object;
-    int OPENSSL_sk_num(const resty_mtls_object *stack);
-    resty_mtls_object *OPENSSL_sk_value(const resty_mtls_object *stack, int index);
-    int i2d_X509(const resty_mtls_object *certificate, unsigned char **out);
-    resty_mtls_object *EVP_PKEY2PKCS8(const resty_mtls_object *key);
-    int i2d_PKCS8_PRIV_KEY_INFO(const resty_mtls_object *info, unsigned char **out);
-    void PKCS8_PRIV_KEY_INFO_free(resty_mtls_object *info);
+    int resty_mtls_stack_size(const resty_mtls_object *stack) asm("OPENSSL_sk_num");
+    resty_mtls_object *resty_mtls_stack_item(const resty_mtls_object *stack, int index)
+        asm("OPENSSL_sk_value");
+    int resty_mtls_encode_certificate(const resty_mtls_object *certificate, unsigned char **out)
+        asm("i2d_X509");
+    resty_mtls_object *resty_mtls_to_pkcs8(const resty_mtls_object *key) asm("EVP_PKEY2PKCS8");
+    int resty_mtls_encode_pkcs8(const resty_mtls_object *info, unsigned char **out)
+        asm("i2d_PKCS8_PRIV_KEY_INFO");
+    void resty_mtls_free_pkcs8(resty_mtls_object *info) asm("PKCS8_PRIV_KEY_INFO_free");
 ]])
 
 -- What ngx.ssl's objects are. `ffi.istype` takes every pointer for one of these.
@@ -53,8 +59,9 @@ end
 
 local function read_chain(stack)
     local blocks = {}
-    for i = 0, ffi.C.OPENSSL_sk_num(stack) - 1 do
-        local der = to_der(ffi.C.i2d_X509, ffi.C.OPENSSL_sk_value(stack, i))
+    for i = 0, ffi.C.resty_mtls_stack_size(stack) - 1 do
+        local certificate = ffi.C.resty_mtls_stack_item(stack, i)
+        local der = to_der(ffi.C.resty_mtls_encode_certificate, certificate)
         blocks[i + 1] = der and to_pem("CERTIFICATE", der)
     end
     return blocks[1] and concat(blocks)
@@ -62,12 +69,12 @@ end
 
 
 local function read_key(key)
-    local info = ffi.C.EVP_PKEY2PKCS8(key)
+    local info = ffi.C.resty_mtls_to_pkcs8(key)
     if info == nil then
         return nil
     end
-    local der = to_der(ffi.C.i2d_PKCS8_PRIV_KEY_INFO, info)
-    ffi.C.PKCS8_PRIV_KEY_INFO_free(info)
+    local der = to_der(ffi.C.resty_mtls_encode_pkcs8, info)
+    ffi.C.resty_mtls_free_pkcs8(info)
     return der and to_pem("PRIVATE KEY", der)
 end
 

@@ -5,6 +5,7 @@
 -- the first operation and ends a little after the last one, so that an idle worker has no timer
 -- and can exit. docs/design.md has the picture.
 
+local log = require("resty.mtls.log")
 local native = require("resty.mtls.native")
 
 local next = next
@@ -116,6 +117,7 @@ local function post_completed()
             sema:post(1)
         end
     end
+    log.flush()
     return idle
 end
 

@@ -62,6 +62,19 @@ fn rejected(alert: u8, stage: Stage, identity: &Identity, session: &Session) -> 
     Error::new(stage, cause).with_hint(hint)
 }
 
+/// The hint for a server that closed after it got the certificate, and said nothing.
+pub fn closed_on(session: &Session) -> String {
+    let reason = match session.identity() {
+        Some(identity) if identity.leaf.has_expired() => expired(identity),
+        Some(identity) if is_of_unknown_ca(identity, session) => unknown_ca(identity, session),
+        _ => "check ssl_cert, and the server's log".to_owned(),
+    };
+    format!(
+        "the server closed the connection after it was sent the client certificate, which may be \
+         why: {reason}"
+    )
+}
+
 /// Whether the server has announced the CAs that it accepts, and none of them issued any
 /// certificate of ours.
 fn is_of_unknown_ca(identity: &Identity, session: &Session) -> bool {

@@ -46,11 +46,9 @@ pub fn closed(stage: Stage, session: &Session) -> Error {
             "the server asked for a client certificate and none was given, which may be why it \
              closed the connection: set ssl_cert and ssl_key",
         ),
-        Some(ClientAuth::Sent | ClientAuth::NoCommonScheme) if stage != Stage::Body => error
-            .with_hint(
-                "the server closed the connection after it was sent the client certificate, which \
-                 may be why: check ssl_cert, and the server's log",
-            ),
+        Some(ClientAuth::Sent | ClientAuth::NoCommonScheme) if stage != Stage::Body => {
+            error.with_hint(client::closed_on(session))
+        }
         None if stage != Stage::Body && session.identity().is_some() && session.was_not_asked() => {
             error.with_hint(client::NOT_ASKED)
         }
@@ -112,7 +110,9 @@ fn version(stage: Stage, reason: String) -> Error {
 /// A fatal alert from the server (RFC 8446, 6.2; RFC 5246, 7.2.2).
 fn received(alert: AlertDescription, stage: Stage, session: &Session) -> Error {
     let number = u8::from(alert);
-    let requested = session.request().is_some();
+    // A TLS 1.2 server has judged the certificate when the handshake is done.
+    let is_judged = session.is_established() && session.version() == Some("TLSv1.2");
+    let requested = session.request().is_some() && !is_judged;
     match alert {
         AlertDescription::CertificateRequired
         | AlertDescription::NoCertificate
@@ -164,7 +164,7 @@ fn received(alert: AlertDescription, stage: Stage, session: &Session) -> Error {
                 reason: format!("the server refused ({})", AlertName(number)),
                 alert: Some(number),
             };
-            match hint_for(alert) {
+            match hint_for(alert, is_judged) {
                 Some(hint) => Error::new(stage, cause).with_hint(hint),
                 None => Error::new(stage, cause),
             }
@@ -172,8 +172,15 @@ fn received(alert: AlertDescription, stage: Stage, session: &Session) -> Error {
     }
 }
 
-fn hint_for(alert: AlertDescription) -> Option<&'static str> {
+fn hint_for(alert: AlertDescription, is_judged: bool) -> Option<&'static str> {
     match alert {
+        AlertDescription::HandshakeFailure | AlertDescription::NoRenegotiation if is_judged => {
+            Some(
+                "the server wanted another handshake for this request, most likely to ask for a \
+                 client certificate: renegotiation is not supported, so have it ask in the first \
+                 handshake (Apache httpd: SSLVerifyClient for the whole virtual host)",
+            )
+        }
         AlertDescription::UnrecognisedName => Some(
             "the server knows no host of this name: check host, or the name to ask for in \
              ssl_server_name",
