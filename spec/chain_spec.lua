@@ -20,7 +20,8 @@ certs.add({
 })
 
 local NOT_IN_ORDER = "resty.mtls: the certificates in 'OPTION' are not in order"
-local STRAYS = "resty.mtls: 'OPTION' has certificates that are not part of the chain[^\n]*%(COUNT of them%)"
+local STRAYS = "resty.mtls: 'OPTION' has certificates that are not part of the chain"
+    .. "[^\n]*%(COUNT of them%)"
 
 -- Each server trusts the root alone, so that what is in between has to be sent.
 local server

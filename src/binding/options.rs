@@ -273,12 +273,15 @@ fn text_or_path(options: &Table, name: &'static str) -> Result<Option<Source>> {
     }
 }
 
+/// What cannot be a path may be a key in the wrong place, which an error must not show.
 fn path(option: &'static str, bytes: &[u8]) -> Result<Source> {
-    match std::str::from_utf8(bytes) {
-        Ok(path) if !path.is_empty() && !path.contains('\0') => {
-            Ok(Source::Path(option, PathBuf::from(path)))
-        }
-        _ => Err(Error::bad_argument(format!("bad '{option}': not a path"))),
+    /// Every DER file of more than 255 bytes begins so in base64 (X.690, 8.1.3.5).
+    const BASE64_OF_DER: &str = "MII";
+    let path = std::str::from_utf8(bytes).unwrap_or_default();
+    let is_plain = !path.is_empty() && !path.contains(char::is_control) && !tls::is_pem(bytes);
+    match is_plain && !path.starts_with(BASE64_OF_DER) {
+        true => Ok(Source::Path(option, PathBuf::from(path))),
+        false => Err(Error::bad_argument(format!("bad '{option}': not a path"))),
     }
 }
 

@@ -12,7 +12,7 @@ use tokio_rustls::client::TlsStream;
 use super::connection::{Open, Origin, Stream};
 use super::trace::Trace;
 use super::tunnel;
-use super::{Connection, Destination, Timeouts, TlsTarget};
+use super::{Connection, Destination, Generation, Timeouts, TlsTarget};
 use crate::error::{Error, Result, Stage};
 use crate::net::{self, Endpoint, Transport};
 use crate::runtime::Engine;
@@ -54,7 +54,7 @@ pub async fn open(
     let target = prepare(destination.tls.as_ref(), timeouts).await?;
     let proxy = destination.proxy.as_ref();
     let proxy_target = prepare(proxy.and_then(|proxy| proxy.tls.as_ref()), timeouts).await?;
-    let generation = generation(&target).wrapping_add(generation(&proxy_target));
+    let generation = Generation(generation(&target), generation(&proxy_target));
     let transport = match &destination.proxy {
         None => dial(engine, &route, &destination.endpoint, timeouts, trace).await?,
         Some(proxy) => {
@@ -140,7 +140,11 @@ pub async fn upgrade(
         return Ok(connection);
     };
     let (transport, origin, permit, open) = connection.into_plain()?;
-    let generation = origin.generation.wrapping_add(target.0.generation());
+    // The proxy was trusted as the connection's first destination says.
+    let generation = match destination.proxy == origin.route.destination.proxy {
+        true => Generation(target.0.generation(), origin.generation.1),
+        false => Generation::NEVER,
+    };
     let session = target.0.clone();
     *trace = Trace {
         address: origin.trace.address.clone(),

@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::client::TlsStream;
 
 use super::trace::{Timing, Trace};
-use super::{Destination, Route};
+use super::{Destination, Generation, Route};
 use crate::error::{Error, Result, Stage};
 use crate::net::{Transport, has_plaintext, is_silent};
 use crate::pool::Idle;
@@ -64,7 +64,7 @@ pub struct Origin {
     /// How it got there.
     pub route: Route,
     /// That of the destination's profiles when it was opened.
-    pub generation: u64,
+    pub generation: Generation,
     /// What happened on the way.
     pub trace: Arc<Trace>,
 }
@@ -186,6 +186,14 @@ impl Connection {
                 flush_now(transport, tls);
                 taken
             }
+        }
+    }
+
+    /// Lets go of what an idle connection need not hold: there may be ten thousand of them.
+    pub fn settle(&mut self) {
+        self.buffer = Vec::new();
+        if let Stream::Tls(_, session) = &self.stream {
+            session.settle();
         }
     }
 

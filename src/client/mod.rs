@@ -57,6 +57,16 @@ pub struct Destination {
     pub pool: Option<String>,
 }
 
+/// Which load of the profiles on the way a connection was opened under: of the destination's, and of
+/// the proxy's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Generation(u64, u64);
+
+impl Generation {
+    /// Of no load at all: a connection that is not what its destination says is never used again.
+    pub const NEVER: Self = Self(u64::MAX, u64::MAX);
+}
+
 /// The TLS side of a destination.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct TlsTarget {
@@ -81,11 +91,11 @@ pub struct Proxy {
 
 impl Destination {
     /// Changes when an identity or trust that leads there is loaded anew.
-    pub fn generation(&self) -> u64 {
+    pub fn generation(&self) -> Generation {
         let generation =
             |tls: Option<&TlsTarget>| tls.map_or(0, |target| target.profile.generation());
         let proxy = self.proxy.as_ref().and_then(|proxy| proxy.tls.as_ref());
-        generation(self.tls.as_ref()).wrapping_add(generation(proxy))
+        Generation(generation(self.tls.as_ref()), generation(proxy))
     }
 
     /// What a request line has in front of its path: for a proxy that passes requests on, the

@@ -422,8 +422,7 @@ impl Client {
             connection.close();
             return Released::Closed;
         }
-        // Ten thousand idle connections must not hold ten thousand read buffers.
-        connection.buffer = Vec::new();
+        connection.settle();
         let destination = connection.destination().clone();
         let permit = connection.permit.take();
         if self
@@ -548,8 +547,11 @@ async fn sweep(engine: &'static Engine) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         // Idle connections under files that have changed are dropped in the next round.
-        for profile in engine.profiles.due() {
-            tokio::task::spawn_blocking(move || profile.load());
+        let due = engine.profiles.due();
+        if !due.is_empty() {
+            // What comes of it is in the log.
+            let look = move || due.iter().for_each(|profile| drop(profile.load()));
+            tokio::task::spawn_blocking(look);
         }
         if !engine.pool.sweep() {
             return;

@@ -31,9 +31,12 @@ impl Cause {
             Self::NoSystemTrust => "install the package ca-certificates, or give the CAs to trust \
                  in ssl_trusted_certificate"
                 .into(),
+            Self::KeyMismatch { certificate, key } if certificate == key => {
+                format!("make {key} anew: the key in it belongs to none of its certificates").into()
+            }
             Self::KeyMismatch { certificate, key } => format!(
-                "give {key} that belongs to the first certificate in {certificate}: their public \
-                 keys differ (compare `openssl x509 -noout -pubkey` with `openssl pkey -pubout`)"
+                "give the {key} that belongs to a certificate in {certificate}: their public keys \
+                 differ (compare `openssl x509 -noout -pubkey` with `openssl pkey -pubout`)"
             )
             .into(),
             Self::BadPkcs12 { option, .. } => format!(

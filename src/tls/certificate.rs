@@ -56,8 +56,8 @@ impl Certificate {
         let (_, parsed) = X509Certificate::from_der(der).ok()?;
         let (subject, issuer) = (parsed.subject(), parsed.issuer());
         let mut certificate = Self {
-            subject: subject.to_string(),
-            issuer: issuer.to_string(),
+            subject: printable(&subject.to_string()),
+            issuer: printable(&issuer.to_string()),
             serial: serial(parsed.raw_serial()),
             not_before: Moment(parsed.validity().not_before),
             not_after: Moment(parsed.validity().not_after),
@@ -126,6 +126,13 @@ impl Certificate {
         self.issuer_der == name.der || self.issuer == name.text
     }
 
+    /// Whether its key is too small for rustls.
+    pub fn has_small_key(&self) -> bool {
+        let bits = self.key.strip_prefix("RSA ");
+        bits.and_then(|bits| bits.parse::<u32>().ok())
+            .is_some_and(|bits| bits < 2048)
+    }
+
     /// Whether a client may show it (RFC 5280, 4.2.1.12).
     pub fn allows_client_auth(&self) -> bool {
         self.allows(&["clientAuth", "anyExtendedKeyUsage"])
@@ -151,7 +158,7 @@ impl DistinguishedName {
     pub fn parse(der: &[u8]) -> Self {
         let text = X509Name::from_der(der).map_or_else(
             |_| "(a name that cannot be read)".to_owned(),
-            |(_, name)| name.to_string(),
+            |(_, name)| printable(&name.to_string()),
         );
         let der = der.to_vec();
         Self { text, der }
@@ -186,6 +193,11 @@ impl std::fmt::Display for Moment {
     }
 }
 
+/// A name comes from whoever made the certificate, and goes into logs and terminals.
+pub fn printable(name: &str) -> String {
+    name.replace(char::is_control, "?")
+}
+
 /// Without the zero byte that DER puts in front to keep a number positive (X.690, 8.3.3).
 fn serial(bytes: &[u8]) -> String {
     match bytes {
@@ -196,7 +208,7 @@ fn serial(bytes: &[u8]) -> String {
 
 fn name(name: &GeneralName<'_>) -> Option<String> {
     match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::DNSName(name) => Some(printable(name)),
         GeneralName::IPAddress(bytes) => match bytes.len() {
             4 => <[u8; 4]>::try_from(*bytes)
                 .ok()

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, SignatureScheme, SupportedProtocolVersion};
 
-use super::certificate::DistinguishedName;
 use super::identity::Identity;
 use super::keylog::KeyLog;
 use super::observe::{self, ClientAuth};
@@ -59,7 +59,7 @@ pub struct Loaded {
     /// The configuration, without session tickets.
     config: Arc<ClientConfig>,
     /// The same for each server, with the tickets that it gave.
-    servers: Arc<Mutex<HashMap<Endpoint, Arc<ClientConfig>>>>,
+    servers: Arc<Mutex<HashMap<Endpoint, Tickets>>>,
     /// The identity that it offers.
     pub identity: Option<Arc<Identity>>,
     /// Whom it trusts; `None` if the server's certificate is not judged.
@@ -69,12 +69,20 @@ pub struct Loaded {
     pub generation: u64,
 }
 
+/// A configuration, and since when it collects tickets.
+#[derive(Debug)]
+struct Tickets(Arc<ClientConfig>, Instant);
+
+/// A resumed session brings new tickets and no certificate: without an end to it, a server whose
+/// certificate has expired would stay trusted for as long as it is talked to.
+const RESUME_FOR: Duration = Duration::from_secs(3600);
+
 /// Servers whose tickets are kept for each profile. Beyond, all are forgotten: full handshakes
 /// follow.
 const MAX_SERVERS: usize = 256;
 
 /// Tickets of a server, in rustls' unit: eight for each server name, and some names.
-const TICKETS: usize = 32;
+const TICKETS_OF_A_SERVER: usize = 32;
 
 /// RFC 7301, 6. Offered so that nobody's TLS connection to another kind of server on the same
 /// address can be passed off as ours.
@@ -122,7 +130,8 @@ pub fn load(options: &ProfileOptions, log: &Log) -> Result<Loaded> {
         servers: Arc::default(),
         identity,
         trust,
-        resume: options.resume,
+        // What a resumed session skips is the look at the lists.
+        resume: options.resume && options.revocation.is_none(),
         generation: 0,
     })
 }
@@ -163,16 +172,18 @@ impl Loaded {
             return self.config.clone();
         }
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(config) = servers.get(server) {
+        if let Some(Tickets(config, since)) = servers.get(server)
+            && since.elapsed() < RESUME_FOR
+        {
             return config.clone();
         }
         if servers.len() >= MAX_SERVERS {
             servers.clear();
         }
         let mut config = (*self.config).clone();
-        config.resumption = Resumption::in_memory_sessions(TICKETS);
+        config.resumption = Resumption::in_memory_sessions(TICKETS_OF_A_SERVER);
         let config = Arc::new(config);
-        servers.insert(server.clone(), config.clone());
+        servers.insert(server.clone(), Tickets(config.clone(), Instant::now()));
         config
     }
 
@@ -245,8 +256,7 @@ impl ResolvesClientCert for IdentityResolver {
         };
         observe::note(|seen| {
             seen.request = Some(auth);
-            let names = root_hint_subjects.iter();
-            seen.authorities = names.map(|der| DistinguishedName::parse(der)).collect();
+            seen.authorities = root_hint_subjects.iter().map(|der| (*der).into()).collect();
         });
         Some(self.0.as_ref()?.certified.clone())
     }

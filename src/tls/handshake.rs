@@ -96,6 +96,11 @@ impl Session {
         });
     }
 
+    /// Notes that the session goes on, so that little of it need be kept.
+    pub fn settle(&self) {
+        self.observation.forget_authorities();
+    }
+
     /// Explains an error of reading or writing, if TLS is the reason.
     ///
     /// TLS 1.3 lets a server reject the client certificate only after the client believes that it
@@ -188,7 +193,11 @@ impl Session {
 
     /// The CAs that the server accepts client certificates of.
     pub fn authorities(&self) -> Vec<DistinguishedName> {
-        self.observation.seen().authorities
+        let names = self.observation.seen().authorities;
+        names
+            .iter()
+            .map(|der| DistinguishedName::parse(der))
+            .collect()
     }
 
     /// The identity that is offered when the server asks for one.

@@ -3,9 +3,10 @@
 //! Whoever has the file can read the connections it is about, so it takes two to write one: whoever
 //! sets the environment variable and whoever calls `set_defaults{ allow_keylog = true }`.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use data_encoding::HEXLOWER;
@@ -43,13 +44,7 @@ fn open(log: &Log) -> Option<&'static Mutex<File>> {
     let file = FILE.get_or_init(|| {
         let path = std::env::var_os(VARIABLE)?;
         let shown = path.to_string_lossy();
-        // Nobody else is to read it.
-        let opened = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&path);
-        match opened {
+        match open_private(&path) {
             Ok(file) => {
                 log.warn(format!(
                     "the secrets of TLS connections are written to {shown} ({VARIABLE}): whoever \
@@ -64,6 +59,26 @@ fn open(log: &Log) -> Option<&'static Mutex<File>> {
         }
     });
     file.as_ref()
+}
+
+/// A file that nobody else can read: not one that somebody has put there for us to fill.
+fn open_private(path: &OsStr) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)?;
+    let metadata = file.metadata()?;
+    // SAFETY: geteuid has no preconditions and does not fail.
+    let user = unsafe { libc::geteuid() };
+    if !metadata.is_file() || metadata.uid() != user {
+        return Err(io::Error::other(
+            "it is not a file of the user that writes it",
+        ));
+    }
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
 }
 
 impl rustls::KeyLog for KeyLog {

@@ -9,8 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::pki_types::CertificateDer;
 
-use super::certificate::DistinguishedName;
-
 tokio::task_local! {
     static CURRENT: Arc<Observation>;
 }
@@ -28,8 +26,8 @@ pub struct Seen {
     pub is_tls13: bool,
     /// What became of the server's request for a client certificate, if it made one.
     pub request: Option<ClientAuth>,
-    /// The CAs that it accepts client certificates of; any if there are none.
-    pub authorities: Vec<DistinguishedName>,
+    /// DER of the names of the CAs that it accepts client certificates of; any if there are none.
+    pub authorities: Vec<Box<[u8]>>,
 }
 
 /// The answer to a server's request for a client certificate.
@@ -57,6 +55,11 @@ impl Observation {
     /// The server's certificates, for whoever keeps them.
     pub fn take_chain(&self) -> Vec<CertificateDer<'static>> {
         std::mem::take(&mut self.lock().chain)
+    }
+
+    /// Lets go of what only a rejection is explained with, once the server has answered.
+    pub fn forget_authorities(&self) {
+        self.lock().authorities = Vec::new();
     }
 
     /// Runs a handshake whose resolver and verifier note here what they see.

@@ -20,6 +20,8 @@ pub struct Profile {
     options: ProfileOptions,
     log: Arc<Log>,
     state: Mutex<State>,
+    /// One load at a time: the later one has the newer files.
+    loading: Mutex<()>,
     /// That of what is loaded, for a look without the lock.
     generation: AtomicU64,
 }
@@ -31,10 +33,25 @@ struct State {
     files: Vec<FileState>,
     /// When they were last looked at.
     checked: Option<Instant>,
-    /// Files that could not be used, and have been complained of.
-    refused: Vec<FileState>,
+    /// Files that could not be used, and when that was found out and complained of.
+    refused: Option<(Vec<FileState>, Instant)>,
     /// Whether somebody looks at them now: on a file system that hangs, one of us is enough.
     looks: bool,
+}
+
+/// What could not be used may be usable now though no file has changed: the limit of open files.
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
+
+impl State {
+    fn has_refused(&self, files: &[FileState]) -> bool {
+        matches!(&self.refused, Some((refused, _)) if refused == files)
+    }
+
+    /// Whether these files have been refused a moment ago.
+    fn is_refused(&self, files: &[FileState]) -> bool {
+        let is_recent = |at: &Instant| at.elapsed() < RETRY_INTERVAL;
+        self.has_refused(files) && self.refused.as_ref().is_some_and(|(_, at)| is_recent(at))
+    }
 }
 
 /// Files are looked at no more often. The sweeper of the pool comes as often.
@@ -69,6 +86,7 @@ impl Profile {
     /// of one that is being written.
     pub fn load(&self) -> Result<Loaded> {
         let _looking = Looking(self);
+        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
         // Looked at before they are read, so that a change in between is found the next time.
         let files = self.options.file_states();
         if let Some(loaded) = self.unchanged(&files) {
@@ -77,8 +95,6 @@ impl Profile {
         let result = config::load(&self.options, &self.log);
         let mut state = self.lock();
         match (result, state.loaded.clone()) {
-            // Another connection was faster. Session tickets live in what it has loaded.
-            (_, Some(loaded)) if state.files == files => Ok(loaded),
             (Ok(loaded), _) => {
                 for warning in loaded.warnings() {
                     self.log.warn(warning.clone());
@@ -90,13 +106,13 @@ impl Profile {
                 Ok(loaded)
             }
             (Err(error), Some(loaded)) => {
-                if state.refused != files {
+                if !state.has_refused(&files) {
                     self.log.error(format!(
                         "a file of a TLS profile has changed and cannot be used; the previous one \
                          stays in use: {error}"
                     ));
-                    state.refused = files;
                 }
+                state.refused = Some((files, Instant::now()));
                 Ok(loaded)
             }
             (Err(error), None) => Err(error),
@@ -121,7 +137,8 @@ impl Profile {
 
     fn unchanged(&self, files: &[FileState]) -> Option<Loaded> {
         let state = self.lock();
-        state.loaded.clone().filter(|_| state.files == files)
+        let is_unchanged = state.files == files || state.is_refused(files);
+        state.loaded.clone().filter(|_| is_unchanged)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -188,6 +205,7 @@ impl ProfileCache {
             options: options.clone(),
             log: self.log.clone(),
             state: Mutex::default(),
+            loading: Mutex::default(),
             generation: AtomicU64::new(0),
         });
         profiles.insert(options, profile.clone());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use p12_keystore::Pkcs12Archive;
 use p12_keystore::error::Error as Pkcs12Error;
 use pkcs8::EncryptedPrivateKeyInfoRef;
+use pkcs8::pkcs5::pbes2::Kdf;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::Source;
@@ -79,6 +80,11 @@ pub fn pkcs12(source: &Source, passphrase: Option<&Passphrase>) -> Result<Pkcs12
     if pem::is_pem(&bytes) {
         return Err(bad("it is PEM text".to_owned()));
     }
+    if bytes.windows(SCRYPT.len()).any(|part| part == SCRYPT) {
+        return Err(bad(
+            "it is encrypted with scrypt, which is not supported here".to_owned(),
+        ));
+    }
     let archive = Pkcs12Archive::from_pkcs12(&bytes, passphrase.map_or("", |text| &text.0));
     let mut archive = archive.map_err(|error| match error {
         // The MAC tells of a wrong passphrase; in a file without one, what is decrypted makes no
@@ -113,6 +119,36 @@ pub fn pkcs12(source: &Source, passphrase: Option<&Passphrase>) -> Result<Pkcs12
     })
 }
 
+/// DER of scrypt's object identifier (RFC 7914, 7). In a PKCS#12 file its cost cannot be looked at
+/// before it is paid.
+const SCRYPT: &[u8] = b"\x06\x09\x2b\x06\x01\x04\x01\xda\x47\x04\x0b";
+
+/// Bytes of memory that a passphrase may cost, as in OpenSSL. An allocation that fails would end the
+/// process, and a file of 300 bytes may ask for any size.
+const MAX_SCRYPT_MEMORY: u64 = 32 * 1024 * 1024;
+
+/// A few seconds of one thread.
+const MAX_ITERATIONS: u32 = 10_000_000;
+
+fn check_cost(kdf: &Kdf) -> std::result::Result<(), String> {
+    if let Some(scrypt) = kdf.scrypt() {
+        let (size, lanes) = (scrypt.block_size, scrypt.parallelization);
+        let memory = 128_u64
+            .checked_mul(scrypt.cost_parameter)
+            .and_then(|memory| memory.checked_mul(u64::from(size)))
+            .and_then(|memory| memory.checked_mul(u64::from(lanes)));
+        if memory.is_none_or(|memory| memory > MAX_SCRYPT_MEMORY) {
+            return Err("its passphrase costs too much memory (scrypt)".to_owned());
+        }
+    }
+    match kdf.pbkdf2() {
+        Some(pbkdf2) if pbkdf2.iteration_count > MAX_ITERATIONS => {
+            Err("its passphrase costs too many iterations (PBKDF2)".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
 fn decrypted(
     der: &[u8],
     passphrase: &Passphrase,
@@ -127,6 +163,10 @@ fn decrypted(
         ))
     };
     let encrypted = EncryptedPrivateKeyInfoRef::try_from(der).map_err(unsupported)?;
+    if let Some(parameters) = encrypted.encryption_algorithm.pbes2() {
+        check_cost(&parameters.kdf)
+            .map_err(|reason| options_error(Cause::BadKeyPem { option, reason }))?;
+    }
     match encrypted.decrypt(passphrase.0.as_bytes()) {
         Ok(key) => Ok(PrivatePkcs8KeyDer::from(key.as_bytes().to_vec()).into()),
         // A wrong passphrase shows as wrong padding; one in 256 has padding that looks right, and
@@ -140,4 +180,48 @@ fn decrypted(
 
 fn options_error(cause: Cause) -> Error {
     Error::new(Stage::Options, cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use pkcs8::pkcs5::pbes2::{Pbkdf2Params, Pbkdf2Prf, Salt, ScryptParams};
+
+    use super::*;
+
+    fn salt() -> Salt {
+        Salt::try_from(&b"salt"[..]).unwrap()
+    }
+
+    #[test]
+    fn refuses_scrypt_that_wants_more_memory_than_openssl_would_give() {
+        let cost = |log_n: u32, block_size: u16, parallelization: u16| {
+            let kdf = Kdf::from(ScryptParams {
+                salt: salt(),
+                cost_parameter: 1 << log_n,
+                block_size,
+                parallelization,
+                key_length: None,
+            });
+            check_cost(&kdf)
+        };
+        assert_eq!(cost(14, 8, 1), Ok(()));
+        assert!(cost(22, 64, 1).is_err());
+        assert!(cost(15, 8192, 1).is_err());
+        assert!(cost(63, u16::MAX, u16::MAX).is_err());
+    }
+
+    #[test]
+    fn refuses_pbkdf2_that_takes_minutes() {
+        let cost = |iteration_count: u32| {
+            let kdf = Kdf::from(Pbkdf2Params {
+                salt: salt(),
+                iteration_count,
+                key_length: None,
+                prf: Pbkdf2Prf::HmacWithSha256,
+            });
+            check_cost(&kdf)
+        };
+        assert_eq!(cost(600_000), Ok(()));
+        assert!(cost(100_000_000).is_err());
+    }
 }

@@ -34,19 +34,16 @@ impl Source {
         }
     }
 
-    /// The bytes. For a folder those of its files, which are read in the order of their names.
+    /// The bytes. For a folder those of its files that can be read, in the order of their names:
+    /// one of them may be somebody else's.
     pub fn read(&self) -> Result<Vec<Cow<'_, [u8]>>> {
         match self {
-            Self::Given(_, bytes) => Ok(vec![Cow::Borrowed(bytes)]),
-            Self::Path(_, path) => files_of(path)
-                .and_then(|files| {
-                    files
-                        .iter()
-                        .map(std::fs::read)
-                        .collect::<std::io::Result<Vec<_>>>()
-                })
-                .map(|files| files.into_iter().map(Cow::Owned).collect())
-                .map_err(|error| self.unreadable(path, &error)),
+            Self::Path(_, path) if path.is_dir() => {
+                let files = files_of(path).map_err(|error| self.unreadable(path, &error))?;
+                let texts = files.iter().filter_map(|file| std::fs::read(file).ok());
+                Ok(texts.map(Cow::Owned).collect())
+            }
+            _ => Ok(vec![self.read_one()?]),
         }
     }
 

@@ -30,7 +30,10 @@ pub struct Trust {
     pub roots: Arc<RootCertStore>,
     /// Self-signed certificates, of servers or CAs: these themselves are trusted.
     pub themselves: HashSet<CertificateDer<'static>>,
+    /// Names of the CAs.
     subjects: HashSet<String>,
+    /// Names of what was given and is no CA.
+    others: HashSet<String>,
 }
 
 impl Trust {
@@ -60,11 +63,17 @@ impl Trust {
         self.subjects.contains(name)
     }
 
+    /// Whether something of this name was given that is not marked as a CA.
+    pub fn has_other(&self, name: &str) -> bool {
+        self.others.contains(name)
+    }
+
     fn empty() -> Self {
         Self {
             roots: Arc::new(RootCertStore::empty()),
             themselves: HashSet::new(),
             subjects: HashSet::new(),
+            others: HashSet::new(),
         }
     }
 
@@ -73,6 +82,7 @@ impl Trust {
         roots.extend(other.roots.roots.iter().cloned());
         self.themselves.extend(other.themselves.iter().cloned());
         self.subjects.extend(other.subjects.iter().cloned());
+        self.others.extend(other.others.iter().cloned());
     }
 
     fn read(&mut self, source: &Source) -> Result<()> {
@@ -89,9 +99,13 @@ impl Trust {
             };
             for block in blocks {
                 if let Block::Certificate(der) = block {
-                    self.add(der)
-                        .map_err(|reason| bad(format!("a certificate is not X.509: {reason}")))?;
-                    found = true;
+                    match self.add(der) {
+                        Ok(()) => found = true,
+                        Err(_) if is_folder => {}
+                        Err(reason) => {
+                            return Err(bad(format!("a certificate is not X.509: {reason}")));
+                        }
+                    }
                 }
             }
         }
@@ -108,11 +122,13 @@ impl Trust {
         if facts.is_ca {
             let roots = Arc::make_mut(&mut self.roots);
             roots.add(der.clone()).map_err(|error| error.to_string())?;
+            self.subjects.insert(facts.subject);
+        } else {
+            self.others.insert(facts.subject);
         }
         if facts.self_signed {
             self.themselves.insert(der);
         }
-        self.subjects.insert(facts.subject);
         Ok(())
     }
 }
@@ -127,7 +143,7 @@ fn system() -> Result<Arc<Trust>> {
                 // One that we cannot read is one that we do not trust.
                 let _ = trust.add(der);
             }
-            match trust.subjects.is_empty() {
+            match trust.roots.is_empty() {
                 true => Err(options_error(Cause::NoSystemTrust)),
                 false => Ok(Arc::new(trust)),
             }
@@ -154,14 +170,19 @@ pub fn revocation_lists(source: &Source) -> Result<Vec<CertificateRevocationList
     if lists.is_empty() {
         return Err(bad("no PEM revocation list found".into()));
     }
-    for list in &lists {
+    let mut dated = Vec::new();
+    for list in lists {
+        let (_, parsed) = CertificateRevocationList::from_der(&list)
+            .map_err(|_| bad("a PEM block is not a revocation list".into()))?;
         // webpki says of version 1 only that it cannot read it; `openssl ca` makes it by default.
-        let parsed = CertificateRevocationList::from_der(list);
-        if parsed.is_ok_and(|(_, parsed)| parsed.version().is_none()) {
+        if parsed.version().is_none() {
             return Err(bad("it is of version 1, which has no extensions".into()));
         }
+        dated.push((parsed.last_update().timestamp(), list));
     }
-    Ok(lists)
+    // webpki takes the first list of a CA, and an old one does not know what was revoked since.
+    dated.sort_by_key(|(issued, _)| std::cmp::Reverse(*issued));
+    Ok(dated.into_iter().map(|(_, list)| list).collect())
 }
 
 /// The error for revocation lists that cannot be used.

@@ -100,6 +100,7 @@ local function open(self, destination, host, options)
             return nil, err, details
         end
         if reused then
+            log.flush()
             return true
         end
     end

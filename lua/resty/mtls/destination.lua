@@ -64,8 +64,8 @@ local object_readers = {
 -- Beyond so many entries a cache starts over: option values of some callers never repeat.
 local MAX_CACHED = 1000
 
--- Stand for nil, NaN and the end of a list as table keys.
-local NONE, NAN, LIST_END = {}, {}, {}
+-- Stand for nil, NaN, and the beginning and the end of a list as table keys.
+local NONE, NAN, LIST, LIST_END = {}, {}, {}, {}
 -- Under this key a cache has the profile itself.
 local PROFILE = {}
 
@@ -103,7 +103,7 @@ end
 
 
 local function key_of(value)
-    if value == nil then
+    if type(value) == "nil" then
         return NONE
     elseif value ~= value then
         return NAN
@@ -118,6 +118,8 @@ local function keys_of(given)
     for i = 1, #profile_options do
         local value = given[profile_options[i]]
         if type(value) == "table" then
+            count = count + 1
+            keys[count] = LIST
             for j = 1, #value do
                 count = count + 1
                 keys[count] = key_of(value[j])

@@ -30,6 +30,7 @@ ffi.cdef([[
     int resty_mtls_encode_pkcs8(const resty_mtls_object *info, unsigned char **out)
         asm("i2d_PKCS8_PRIV_KEY_INFO");
     void resty_mtls_free_pkcs8(resty_mtls_object *info) asm("PKCS8_PRIV_KEY_INFO_free");
+    void resty_mtls_forget_errors(void) asm("ERR_clear_error");
 ]])
 
 -- What ngx.ssl's objects are. `ffi.istype` takes every pointer for one of these.
@@ -71,6 +72,8 @@ end
 local function read_key(key)
     local info = ffi.C.resty_mtls_to_pkcs8(key)
     if info == nil then
+        -- A key in a hardware token. nginx would complain of the error that is left behind.
+        ffi.C.resty_mtls_forget_errors()
         return nil
     end
     local der = to_der(ffi.C.resty_mtls_encode_pkcs8, info)

@@ -42,7 +42,7 @@ pub fn io_error(error: &io::Error, stage: Stage, session: &Session) -> Option<Er
 pub fn closed(stage: Stage, session: &Session) -> Error {
     let error = Error::closed(stage);
     match session.request() {
-        Some(ClientAuth::NoIdentity) => error.with_hint(
+        Some(ClientAuth::NoIdentity) if stage != Stage::Body => error.with_hint(
             "the server asked for a client certificate and none was given, which may be why it \
              closed the connection: set ssl_cert and ssl_key",
         ),

@@ -3,7 +3,7 @@
 use rustls::CertificateError;
 
 use crate::error::{Cause, Error, Stage};
-use crate::tls::certificate::Certificate;
+use crate::tls::certificate::{Certificate, printable};
 use crate::tls::handshake::Session;
 use crate::tls::verify::NotPinned;
 
@@ -30,6 +30,12 @@ pub fn certificate(error: &CertificateError, stage: Stage, session: &Session) ->
             .iter()
             .find(|found| found.is_not_yet_valid())
             .map(not_yet_valid),
+        (Cause::ServerCertificateInvalid { .. }, Some(leaf)) if leaf.has_small_key() => {
+            Some(format!(
+                "the server's key ({}) is too small: it needs RSA of at least 2048 bits, or another kind",
+                leaf.key
+            ))
+        }
         (Cause::ServerRevocationUnknown { .. }, Some(_)) => Some(revocation_unknown(&chain)),
         (Cause::ServerCertificateRevoked, Some(leaf)) => Some(format!(
             "its CA has withdrawn the certificate of {} (serial number {}) or of a CA above it: do \
@@ -66,6 +72,14 @@ fn untrusted(leaf: &Certificate, chain: &[Certificate], session: &Session) -> St
             last.issuer
         );
     }
+    if trust.is_some_and(|trust| trust.has_other(&last.issuer)) {
+        return format!(
+            "the server sent {sent}, the last one issued by {}; the certificate of this name in \
+             ssl_trusted_certificate is not marked as a CA's (basicConstraints CA:TRUE, and \
+             keyCertSign where it has a keyUsage): reissue it so",
+            last.issuer
+        );
+    }
     format!(
         "the server sent {sent}, the last one issued by {}, which is not in \
          ssl_trusted_certificate: put that CA there; or, if it is an intermediate CA, have the \
@@ -90,7 +104,8 @@ fn not_yet_valid(found: &Certificate) -> String {
 }
 
 fn revocation_unknown(chain: &[Certificate]) -> String {
-    let issuers: Vec<&str> = chain.iter().map(|found| found.issuer.as_str()).collect();
+    let mut issuers: Vec<&str> = chain.iter().map(|found| found.issuer.as_str()).collect();
+    issuers.dedup();
     format!(
         "ssl_crl needs a current revocation list of every CA in the server's chain: {}",
         issuers.join("; ")
@@ -136,6 +151,11 @@ fn cause(error: &CertificateError) -> Cause {
                 reason => reason,
             }),
         },
+        Certificate::UnsupportedSignatureAlgorithmContext { .. }
+        | Certificate::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            invalid("it is signed in a way that is not supported, such as with SHA-1")
+        }
+        Certificate::BadSignature => invalid("its key did not sign the handshake (BadSignature)"),
         _ => invalid(&error.to_string()),
     }
 }
@@ -154,10 +174,6 @@ fn invalid(reason: &str) -> Cause {
 
 /// webpki shows names in its own debug form: `DnsName("a.example")`, `IpAddress(127.0.0.1)`.
 fn plain_name(shown: &str) -> String {
-    match shown.split_once('(') {
-        Some((_, rest)) => rest
-            .trim_matches(|c| matches!(c, '"' | ')' | '('))
-            .to_owned(),
-        None => shown.to_owned(),
-    }
+    let name = shown.split_once('(').map_or(shown, |(_, rest)| rest);
+    printable(name.trim_matches(|c| matches!(c, '"' | ')' | '(')))
 }
