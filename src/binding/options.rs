@@ -177,17 +177,17 @@ fn passphrase(options: &Table) -> Result<Option<Passphrase>> {
 }
 
 /// A PKCS#12 file begins with a SEQUENCE of more than 127 bytes, or of a length to be seen (X.690,
-/// 8.1.3): no path does.
+/// 8.1.3), as no path does. What is no path either is taken for a file that is broken.
 fn pkcs12(options: &Table) -> Result<Option<Source>> {
     const OPTION: &str = "ssl_pkcs12";
-    match string(options, OPTION)? {
-        None => Ok(None),
-        Some(bytes) => match *bytes {
-            [0x30, 0x80..=0xff, ..] => Ok(Some(Source::Given(OPTION, bytes))),
-            _ if tls::is_pem(&bytes) => Ok(Some(Source::Given(OPTION, bytes))),
-            _ => path(OPTION, &bytes).map(Some),
-        },
-    }
+    let Some(bytes) = string(options, OPTION)? else {
+        return Ok(None);
+    };
+    let is_der = matches!(*bytes, [0x30, 0x80..=0xff, ..]);
+    Ok(Some(match path(OPTION, &bytes) {
+        Ok(path) if !is_der => path,
+        _ => Source::Given(OPTION, bytes),
+    }))
 }
 
 fn pins(options: &Table) -> Result<Pins> {
