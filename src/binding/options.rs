@@ -186,6 +186,7 @@ fn pkcs12(options: &Table) -> Result<Option<Source>> {
     let is_der = matches!(*bytes, [0x30, 0x80..=0xff, ..]);
     Ok(Some(match path(OPTION, &bytes) {
         Ok(path) if !is_der => path,
+        Err(error) if bytes.is_empty() => return Err(error),
         _ => Source::Given(OPTION, bytes),
     }))
 }
