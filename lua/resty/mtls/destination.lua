@@ -112,47 +112,65 @@ local function key_of(value)
 end
 
 
--- What a cache goes by, one after the other: option values, and the items of those that are lists.
-local function keys_of(given)
-    local keys, count = {}, 0
-    for i = 1, #profile_options do
-        local value = given[profile_options[i]]
-        if type(value) == "table" then
-            count = count + 1
-            keys[count] = LIST
-            for j = 1, #value do
-                count = count + 1
-                keys[count] = key_of(value[j])
-            end
-            value = LIST_END
-        end
-        count = count + 1
-        keys[count] = key_of(value)
+-- The node behind a value: a table for each value on the way, and for each item of a list.
+local function follow(node, value, step)
+    if type(value) ~= "table" then
+        return step(node, key_of(value))
     end
-    return keys
+    node = step(node, LIST)
+    for i = 1, node and #value or 0 do
+        node = node and step(node, key_of(value[i]))
+    end
+    return node and step(node, LIST_END)
+end
+
+
+local function look_up(node, key)
+    return node[key]
+end
+
+
+local function look_up_or_add(node, key)
+    local found = node[key]
+    if not found then
+        found = {}
+        node[key] = found
+    end
+    return found
 end
 
 
 -- Only what has become a profile is remembered: options that are wrong may never repeat.
-local function remember_profile(keys, profile)
+local function remember_profile(given, profile)
     profile_count = profile_count + 1
     if profile_count > MAX_CACHED then
         profiles, profile_count = {}, 1
     end
     local node = profiles
-    for i = 1, #keys do
-        node[keys[i]] = node[keys[i]] or {}
-        node = node[keys[i]]
+    for i = 1, #profile_options do
+        node = follow(node, given[profile_options[i]], look_up_or_add)
     end
     node[PROFILE] = profile
 end
 
 
--- One table for each option value on the way, the profile in the last one.
-local function known_profile(keys)
+-- An option's value, and the text of what came as an object of ngx.ssl's.
+local function text_option(options, name)
+    local value = option(options, name)
+    local reader = object_readers[name]
+    if reader and openssl.is_cdata(value) then
+        return reader(value)
+    end
+    return value
+end
+
+
+-- Allocates nothing: this is on the way of every request.
+local function known_profile(options)
     local node = profiles
-    for i = 1, #keys do
-        node = node[keys[i]]
+    for i = 1, #profile_options do
+        local value, err = text_option(options, profile_options[i])
+        node = not err and follow(node, value, look_up)
         if not node then
             return nil
         end
@@ -161,45 +179,34 @@ local function known_profile(keys)
 end
 
 
--- The options that make a profile, with the text of what came as an object.
-local function collect(options)
+local function new_profile(options)
     local given = {}
     for i = 1, #profile_options do
         local name = profile_options[i]
-        local value = option(options, name)
-        local reader = object_readers[name]
-        if reader and openssl.is_cdata(value) then
-            local err
-            value, err = reader(value)
-            if not value then
-                return bad_argument("bad '" .. name .. "': " .. err)
-            end
+        local value, err = text_option(options, name)
+        if err then
+            return bad_argument("bad '" .. name .. "': " .. err)
         end
         given[name] = value
     end
-    return given
-end
-
-
-local function profile_of(options)
-    local given, err, details = collect(options)
-    if not given then
-        return nil, err, details
-    end
-    local keys = keys_of(given)
-    local profile = known_profile(keys)
-    if profile then
-        return profile
-    end
-    profile, err, details = native.profile(given)
+    local profile, err, details = native.profile(given)
     if not profile then
         return nil, err, details
     end
     if given.ssl_verify == false then
         warn_unverified()
     end
-    remember_profile(keys, profile)
+    remember_profile(given, profile)
     return profile
+end
+
+
+local function profile_of(options)
+    local profile = known_profile(options)
+    if profile then
+        return profile
+    end
+    return new_profile(options)
 end
 
 
