@@ -264,18 +264,20 @@ impl Connection {
         if let Some(end) = self.ended.take() {
             return Poll::Ready(end);
         }
-        let start = self.buffer.len();
-        self.buffer.resize(start + READ_SIZE, 0);
-        let mut space = ReadBuf::new(&mut self.buffer[start..]);
+        self.buffer.reserve(READ_SIZE);
+        let mut space = ReadBuf::uninit(&mut self.buffer.spare_capacity_mut()[..READ_SIZE]);
         let polled = match &mut self.stream {
             Stream::Plain(transport) => Pin::new(transport).poll_read(cx, &mut space),
             Stream::Tls(stream, _) => poll_read_tls(stream, cx, &mut space),
         };
         let filled = space.filled().len();
+        let length = self.buffer.len() + filled;
+        // SAFETY: the space is the vector's own, right behind its elements, and what a ReadBuf has
+        // filled is initialised.
+        unsafe { self.buffer.set_len(length) };
         if filled > 0 && self.first_byte.is_none() {
             self.first_byte = Some(Instant::now());
         }
-        self.buffer.truncate(start + filled);
         polled.map_ok(|()| filled)
     }
 
