@@ -1,6 +1,7 @@
 --- Connecting: where to, through which proxy, with which TLS profile, from the pool or anew.
 
 local destinations = require("resty.mtls.destination")
+local bad_argument = require("resty.mtls.errors").bad_argument
 local log = require("resty.mtls.log")
 local operation = require("resty.mtls.operation")
 local proxies = require("resty.mtls.proxy")
@@ -26,15 +27,6 @@ local MAX_COUNT = 2 ^ 31
 
 -- As lua_socket_pool_size, for a bound that names no size.
 local DEFAULT_POOL_SIZE = 30
-
-
-local function bad_argument(message)
-    return nil, message, {
-        code = "bad_argument",
-        stage = "options",
-        hint = "correct the option that the message names",
-    }
-end
 
 
 local function is_address(host)

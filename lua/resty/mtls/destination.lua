@@ -1,13 +1,11 @@
 --- From connect options to a destination: where, whom to trust, and as whom.
 --
--- Both steps are cached by the options themselves. LuaJIT keeps one copy of equal strings, so that
--- looking a PEM text up compares a pointer, and an unchanged profile costs neither parsing nor
--- hashing. What is authenticated differently is never the same destination: the native library
--- compares it by content when a connection is looked for in the pool.
+-- Cached as the profile is. What is authenticated differently is never the same destination: the
+-- native library compares it by content when a connection is looked for in the pool.
 
-local log = require("resty.mtls.log")
+local bad_argument = require("resty.mtls.errors").bad_argument
 local native = require("resty.mtls.native")
-local openssl = require("resty.mtls.openssl")
+local tls_profiles = require("resty.mtls.profile")
 
 local find = string.find
 local sub = string.sub
@@ -17,30 +15,6 @@ local type = type
 
 local _M = {}
 
-
--- Whom a server is to be trusted by, which goes for an https proxy as well.
-local trust_options = {
-    "ssl_verify",
-    "ssl_trusted_certificate",
-    "ssl_crl",
-    "ssl_min_version",
-    "ssl_max_version",
-    "ssl_session_reuse",
-}
-
--- Those that come first are the ones that tell most profiles apart.
-local profile_options = {
-    "ssl_cert",
-    "ssl_key",
-    "ssl_cert_path",
-    "ssl_key_path",
-    "ssl_client_cert",
-    "ssl_client_priv_key",
-    "ssl_pkcs12",
-    "ssl_key_password",
-    "ssl_pinned_pubkey",
-    unpack(trust_options),
-}
 
 local identity_options = {
     "ssl_cert",
@@ -53,161 +27,13 @@ local identity_options = {
     "ssl_key_password",
 }
 
--- These may be objects of ngx.ssl's.
-local object_readers = {
-    ssl_cert = openssl.certificates,
-    ssl_key = openssl.private_key,
-    ssl_client_cert = openssl.certificates,
-    ssl_client_priv_key = openssl.private_key,
-}
-
 -- Beyond so many entries a cache starts over: option values of some callers never repeat.
 local MAX_CACHED = 1000
 
--- Stand for nil, NaN, and the beginning and the end of a list as table keys.
-local NONE, NAN, LIST, LIST_END = {}, {}, {}, {}
--- Under this key a cache has the profile itself.
-local PROFILE = {}
+-- Stands for the profile of a destination without TLS as a table key.
+local PLAIN = {}
 
-local defaults = {}
-local profiles, profile_count = {}, 0
 local destinations, destination_count = {}, 0
-
-
-local function bad_argument(message)
-    return nil, message, {
-        code = "bad_argument",
-        stage = "options",
-        hint = "correct the option that the message names",
-    }
-end
-
-
-local function warn_unverified()
-    if not native.warn_unverified() then
-        return
-    end
-    log.write("warn", "ssl_verify is false: servers are not authenticated, and what is sent can "
-        .. "be read by whoever is in between (this warning is given once per process)")
-end
-
-
-local function option(options, name)
-    local value = options[name]
-    -- A C pointer to nothing equals nil, and is a mistake: no certificate would be sent.
-    if type(value) == "nil" then
-        return defaults[name]
-    end
-    return value
-end
-
-
-local function key_of(value)
-    if type(value) == "nil" then
-        return NONE
-    elseif value ~= value then
-        return NAN
-    end
-    return value
-end
-
-
--- The node behind a value: a table for each value on the way, and for each item of a list.
-local function follow(node, value, step)
-    if type(value) ~= "table" then
-        return step(node, key_of(value))
-    end
-    node = step(node, LIST)
-    for i = 1, node and #value or 0 do
-        node = node and step(node, key_of(value[i]))
-    end
-    return node and step(node, LIST_END)
-end
-
-
-local function look_up(node, key)
-    return node[key]
-end
-
-
-local function look_up_or_add(node, key)
-    local found = node[key]
-    if not found then
-        found = {}
-        node[key] = found
-    end
-    return found
-end
-
-
--- Only what has become a profile is remembered: options that are wrong may never repeat.
-local function remember_profile(given, profile)
-    profile_count = profile_count + 1
-    if profile_count > MAX_CACHED then
-        profiles, profile_count = {}, 1
-    end
-    local node = profiles
-    for i = 1, #profile_options do
-        node = follow(node, given[profile_options[i]], look_up_or_add)
-    end
-    node[PROFILE] = profile
-end
-
-
--- An option's value, and the text of what came as an object of ngx.ssl's.
-local function text_option(options, name)
-    local value = option(options, name)
-    local reader = object_readers[name]
-    if reader and openssl.is_cdata(value) then
-        return reader(value)
-    end
-    return value
-end
-
-
--- Allocates nothing: this is on the way of every request.
-local function known_profile(options)
-    local node = profiles
-    for i = 1, #profile_options do
-        local value, err = text_option(options, profile_options[i])
-        node = not err and follow(node, value, look_up)
-        if not node then
-            return nil
-        end
-    end
-    return node[PROFILE]
-end
-
-
-local function new_profile(options)
-    local given = {}
-    for i = 1, #profile_options do
-        local name = profile_options[i]
-        local value, err = text_option(options, name)
-        if err then
-            return bad_argument("bad '" .. name .. "': " .. err)
-        end
-        given[name] = value
-    end
-    local profile, err, details = native.profile(given)
-    if not profile then
-        return nil, err, details
-    end
-    if given.ssl_verify == false then
-        warn_unverified()
-    end
-    remember_profile(given, profile)
-    return profile
-end
-
-
-local function profile_of(options)
-    local profile = known_profile(options)
-    if profile then
-        return profile
-    end
-    return new_profile(options)
-end
 
 
 local function check_version(version)
@@ -273,7 +99,7 @@ local function check_plain(options)
                 .. "certificate can be sent")
         end
     end
-    return NONE
+    return PLAIN
 end
 
 
@@ -288,11 +114,7 @@ local function proxy_table(proxy, options)
     }
     if proxy.scheme == "https" then
         local err, details
-        local trust = {}
-        for i = 1, #trust_options do
-            trust[trust_options[i]] = options[trust_options[i]]
-        end
-        given.profile, err, details = profile_of(trust)
+        given.profile, err, details = tls_profiles.of(tls_profiles.trust_of(options))
         if not given.profile then
             return nil, err, details
         end
@@ -308,7 +130,7 @@ local function new_destination(profile, host, port, server_name, pool, proxy, op
         server_name = server_name,
         pool = pool,
     }
-    if profile ~= NONE then
+    if profile ~= PLAIN then
         given.profile = profile
     end
     if proxy then
@@ -335,7 +157,7 @@ function _M.of(options, proxy)
     end
     local profile, err, details = check_version(options.http_version)
     if profile and scheme == "https" then
-        profile, err, details = profile_of(options)
+        profile, err, details = tls_profiles.of(options)
     elseif profile then
         profile, err, details = check_plain(options)
     end
@@ -391,10 +213,7 @@ end
 ---@param name "ssl_verify"|"ssl_trusted_certificate"|"allow_keylog"
 ---@param value boolean|string|string[]
 function _M.set_default(name, value)
-    -- The caller's table may change.
-    defaults[name] = type(value) == "table" and { unpack(value) } or value
-    -- What the native library was told changes the profiles that it makes from now on.
-    profiles, profile_count = {}, 0
+    tls_profiles.set_default(name, value)
     destinations, destination_count = {}, 0
 end
 

@@ -7,6 +7,7 @@
 local connecting = require("resty.mtls.connect")
 local destinations = require("resty.mtls.destination")
 local diagnosis = require("resty.mtls.diagnose")
+local bad_argument = require("resty.mtls.errors").bad_argument
 local native = require("resty.mtls.native")
 local pipelining = require("resty.mtls.pipeline")
 local proxies = require("resty.mtls.proxy")
@@ -64,15 +65,6 @@ local default_types = {
 ---@field ssl boolean? whether the connection is TLS
 ---@field host string? host of the last `connect`
 ---@field port integer? port of the last `connect`; nil for a unix socket
-
-local function bad_argument(message)
-    return nil, message, {
-        code = "bad_argument",
-        stage = "options",
-        hint = "correct the option that the message names",
-    }
-end
-
 
 --- A client, without a connection.
 ---@return resty.mtls.http
