@@ -10,7 +10,7 @@
 # A shell that is not a login shell does not have cargo's own folder in its path.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-LIBRARY := target/release/libresty_mtls_native.so
+LIBRARY := $(or $(CARGO_TARGET_DIR),target)/release/libresty_mtls_native.so
 BUILT   := build/lualib/resty/mtls/native.so
 
 .PHONY: all deps build test test-interop lint fuzz demo install install-dropin clean

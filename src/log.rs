@@ -2,13 +2,21 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Messages that have not been written yet.
 #[derive(Debug, Default)]
 pub struct Log {
-    entries: Mutex<VecDeque<Entry>>,
+    state: Mutex<State>,
     has_entries: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: VecDeque<Entry>,
+    /// What has been said a while ago, and when.
+    said: VecDeque<(Entry, Instant)>,
 }
 
 /// A message for the log.
@@ -32,6 +40,9 @@ pub enum Level {
 /// While nobody makes requests, nobody takes messages either. The oldest go first.
 const MAX_ENTRIES: usize = 100;
 
+/// One file may be part of many profiles: what is the same is said once in this time.
+const REPEAT_AFTER: Duration = Duration::from_secs(5);
+
 impl Log {
     /// Something that has to be put right.
     pub fn error(&self, text: String) {
@@ -48,15 +59,28 @@ impl Log {
         if !self.has_entries.swap(false, Ordering::AcqRel) {
             return VecDeque::new();
         }
-        std::mem::take(&mut self.entries.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.lock().entries)
     }
 
     fn add(&self, level: Level, text: String) {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if entries.len() >= MAX_ENTRIES {
-            entries.pop_front();
+        let entry = Entry { level, text };
+        let mut state = self.lock();
+        state.said.retain(|(_, at)| at.elapsed() < REPEAT_AFTER);
+        if state.said.iter().any(|(said, _)| *said == entry) {
+            return;
         }
-        entries.push_back(Entry { level, text });
+        if state.entries.len() >= MAX_ENTRIES {
+            state.entries.pop_front();
+        }
+        if state.said.len() >= MAX_ENTRIES {
+            state.said.pop_front();
+        }
+        state.said.push_back((entry.clone(), Instant::now()));
+        state.entries.push_back(entry);
         self.has_entries.store(true, Ordering::Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

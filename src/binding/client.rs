@@ -447,10 +447,8 @@ fn add_connection<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
         let trace = guarded(|| this.current()?.trace().ok_or_else(Error::not_connected));
         Ok(Reply(match trace.0 {
             Ok(trace) => match &trace.session {
-                Some(session) if session.is_established() => {
-                    Ok(Some(report::of_session(lua, session)?))
-                }
-                Some(_) => Err(Error::not_connected()),
+                _ if !trace.is_open => Err(Error::not_connected()),
+                Some(session) => Ok(Some(report::of_session(lua, session)?)),
                 None => Ok(None),
             },
             Err(error) => Err(error),

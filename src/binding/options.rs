@@ -210,7 +210,7 @@ fn version(options: &Table, name: &'static str) -> Result<Option<Version>> {
         Some(b"TLSv1.2") => Ok(Some(Version::Tls12)),
         Some(b"TLSv1.3") => Ok(Some(Version::Tls13)),
         Some(_) => Err(Error::bad_argument(format!(
-            "bad '{name}': TLSv1.2 or TLSv1.3"
+            "bad '{name}': expected TLSv1.2 or TLSv1.3"
         ))),
     }
 }
@@ -282,7 +282,11 @@ fn path(option: &'static str, bytes: &[u8]) -> Result<Source> {
     let is_plain = !path.is_empty() && !path.contains(char::is_control) && !tls::is_pem(bytes);
     match is_plain && !path.starts_with(BASE64_OF_DER) {
         true => Ok(Source::Path(option, PathBuf::from(path))),
-        false => Err(Error::bad_argument(format!("bad '{option}': not a path"))),
+        false => Err(
+            Error::bad_argument(format!("bad '{option}': not a path")).with_hint(
+                "give the path of a file; PEM text has an option of its own: ssl_cert, ssl_key",
+            ),
+        ),
     }
 }
 

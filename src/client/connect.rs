@@ -85,7 +85,10 @@ pub async fn open(
             Stream::Tls(Box::new(stream), session)
         }
     };
-    let trace = std::mem::take(trace);
+    let trace = Trace {
+        is_open: true,
+        ..std::mem::take(trace)
+    };
     let origin = Origin {
         route,
         generation,
@@ -150,8 +153,8 @@ pub async fn upgrade(
         address: origin.trace.address.clone(),
         resolve: origin.trace.resolve,
         connect: origin.trace.connect,
-        tls: Duration::ZERO,
         session: Some(session.clone()),
+        ..Trace::default()
     };
     let started = Instant::now();
     let endpoint = &destination.endpoint;
@@ -161,7 +164,10 @@ pub async fn upgrade(
         destination,
         ..origin.route
     };
-    let trace = Arc::new(std::mem::take(trace));
+    let trace = Arc::new(Trace {
+        is_open: true,
+        ..std::mem::take(trace)
+    });
     let origin = Origin {
         route,
         generation,

@@ -18,6 +18,8 @@ pub struct Trace {
     pub tls: Duration,
     /// The TLS session, once its handshake has begun.
     pub session: Option<Arc<Session>>,
+    /// Whether there was a connection in the end.
+    pub is_open: bool,
 }
 
 impl Trace {

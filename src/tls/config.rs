@@ -65,6 +65,8 @@ pub struct Loaded {
     /// Whom it trusts; `None` if the server's certificate is not judged.
     pub trust: Option<Arc<Trust>>,
     resume: bool,
+    /// The option that keeps it from speaking both versions, if one does.
+    pub version_option: Option<&'static str>,
     /// Counts how often the profile has been loaded.
     pub generation: u64,
 }
@@ -132,6 +134,11 @@ pub fn load(options: &ProfileOptions, log: &Log) -> Result<Loaded> {
         trust,
         // What a resumed session skips is the look at the lists.
         resume: options.resume && options.revocation.is_none(),
+        version_option: match (options.min_version, options.max_version) {
+            (Version::Tls13, _) => Some("ssl_min_version"),
+            (_, Version::Tls12) => Some("ssl_max_version"),
+            _ => None,
+        },
         generation: 0,
     })
 }

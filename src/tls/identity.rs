@@ -132,7 +132,10 @@ impl IdentitySource {
             })
             .collect();
         match certificates.is_empty() {
-            true => Err(self.bad_certificate("no PEM certificate found")),
+            true => Err(self.bad_certificate(format!(
+                "no PEM certificate found{}",
+                pem::mistaken_for(&text)
+            ))),
             false => Ok(certificates),
         }
     }

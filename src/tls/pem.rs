@@ -38,6 +38,15 @@ pub fn blocks(text: &[u8]) -> Result<Vec<Block>, String> {
         .collect()
 }
 
+/// What else than PEM a value seems to be, for whoever gave it.
+pub fn mistaken_for(text: &[u8]) -> &'static str {
+    match text {
+        [b'/' | b'.', ..] => "; it looks like a path",
+        [0x30, 0x80..=0xff, ..] => "; it is DER: convert it with openssl … -inform DER",
+        _ => "",
+    }
+}
+
 /// Whether `text` looks like PEM at all.
 pub fn is_pem(text: &[u8]) -> bool {
     contains(text, b"-----BEGIN")

@@ -54,6 +54,19 @@ impl State {
     }
 }
 
+/// The paths whose states differ.
+fn changed(before: &[FileState], now: &[FileState]) -> String {
+    let mut paths: Vec<_> = now
+        .iter()
+        .filter(|file| !before.contains(file))
+        .map(FileState::path)
+        .collect();
+    if paths.is_empty() {
+        paths = vec!["a folder".to_owned()];
+    }
+    paths.join(", ")
+}
+
 /// Files are looked at no more often. The sweeper of the pool comes as often.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -108,8 +121,8 @@ impl Profile {
             (Err(error), Some(loaded)) => {
                 if !state.has_refused(&files) {
                     self.log.error(format!(
-                        "a file of a TLS profile has changed and cannot be used; the previous one \
-                         stays in use: {error}"
+                        "{} changed and cannot be used; the previous one stays in use: {error}",
+                        changed(&state.files, &files)
                     ));
                 }
                 state.refused = Some((files, Instant::now()));

@@ -57,7 +57,12 @@ pub fn private_key(
             Block::Key(der) => Some(der),
             _ => None,
         })
-        .ok_or_else(|| bad("no PEM private key found".to_owned()))
+        .ok_or_else(|| {
+            bad(format!(
+                "no PEM private key found{}",
+                pem::mistaken_for(&text)
+            ))
+        })
 }
 
 /// What a PKCS#12 file has.
@@ -156,7 +161,11 @@ fn decrypted(
 ) -> Result<PrivateKeyDer<'static>> {
     use pkcs8::Error::{Asn1, EncryptedPrivateKey};
     let unsupported = |error: pkcs8::Error| {
-        let reason = format!("it is encrypted in a way that is not supported: {error}");
+        let reason = match error {
+            // PBES1 (RFC 8018, 6.1), whose parameters look broken where PBES2 is expected.
+            Asn1(_) => "it is encrypted in a way that is not supported".to_owned(),
+            other => format!("it is encrypted in a way that is not supported: {other}"),
+        };
         options_error(Cause::BadKeyPem { option, reason }).with_hint(format!(
             "encrypt the key in {option} with a cipher of today: openssl pkcs8 -topk8 -v2 \
              aes-256-cbc -in KEY -out NEW_KEY"

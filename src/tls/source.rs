@@ -92,6 +92,11 @@ impl Source {
 }
 
 impl FileState {
+    /// Whose state this is.
+    pub fn path(&self) -> String {
+        self.path.display().to_string()
+    }
+
     fn of(path: &Path) -> Self {
         let state = std::fs::metadata(path).ok().map(|metadata| {
             [

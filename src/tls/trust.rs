@@ -168,7 +168,8 @@ pub fn revocation_lists(source: &Source) -> Result<Vec<CertificateRevocationList
         })
         .collect();
     if lists.is_empty() {
-        return Err(bad("no PEM revocation list found".into()));
+        let mistaken = pem::mistaken_for(&text);
+        return Err(bad(format!("no PEM revocation list found{mistaken}")));
     }
     let mut dated = Vec::new();
     for list in lists {

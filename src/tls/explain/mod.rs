@@ -73,7 +73,9 @@ fn tls_error(error: &rustls::Error, stage: Stage, session: &Session) -> Error {
             | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig),
         ) => version(
             stage,
+            None,
             format!("the server speaks no TLS version that we do: {reason:?}"),
+            session,
         ),
         Tls::PeerIncompatible(reason) => Error::new(
             stage,
@@ -85,7 +87,9 @@ fn tls_error(error: &rustls::Error, stage: Stage, session: &Session) -> Error {
         // An http port answers a ClientHello with text, which is no TLS record.
         Tls::InvalidMessage(_) if stage == Stage::Tls => version(
             stage,
+            None,
             "the server does not speak TLS on this port".to_owned(),
+            session,
         ),
         other => Error::new(
             stage,
@@ -97,14 +101,15 @@ fn tls_error(error: &rustls::Error, stage: Stage, session: &Session) -> Error {
     }
 }
 
-fn version(stage: Stage, reason: String) -> Error {
-    Error::new(
-        stage,
-        Cause::TlsProtocolVersion {
-            reason,
-            alert: None,
-        },
-    )
+fn version(stage: Stage, alert: Option<u8>, reason: String, session: &Session) -> Error {
+    let error = Error::new(stage, Cause::TlsProtocolVersion { reason, alert });
+    match session.loaded.version_option {
+        Some(option) => error.with_hint(format!(
+            "the server may speak the version that {option} excludes: change {option}, or enable \
+             that version on the server; and check that the port speaks TLS"
+        )),
+        None => error,
+    }
 }
 
 /// A fatal alert from the server (RFC 8446, 6.2; RFC 5246, 7.2.2).
@@ -149,15 +154,14 @@ fn received(alert: AlertDescription, stage: Stage, session: &Session) -> Error {
                 },
             )
         }
-        AlertDescription::ProtocolVersion => Error::new(
+        AlertDescription::ProtocolVersion => version(
             stage,
-            Cause::TlsProtocolVersion {
-                reason: format!(
-                    "the server speaks no TLS version that we do ({})",
-                    AlertName(number)
-                ),
-                alert: Some(number),
-            },
+            Some(number),
+            format!(
+                "the server speaks no TLS version that we do ({})",
+                AlertName(number)
+            ),
+            session,
         ),
         _ => {
             let cause = Cause::Tls {
