@@ -249,6 +249,77 @@ describe("another cdata", function()
         ]], { vars = { up = server.port } }), 2)
     end)
 
+    -- Also where a call with the same options and without the pointer has been remembered, which
+    -- would be made as nobody, or with the trust of the system.
+    local nothing = PRELUDE .. [[
+        local NOTHING = ffi.new("void *")
+        local names = {
+            "ssl_cert", "ssl_key", "ssl_cert_path", "ssl_key_path", "ssl_client_cert",
+            "ssl_client_priv_key", "ssl_pkcs12", "ssl_key_password", "ssl_pinned_pubkey",
+            "ssl_trusted_certificate", "ssl_crl", "ssl_min_version", "ssl_max_version",
+        }
+
+        local function try(name, options)
+            options.scheme, options.host, options.port = "https", "localhost", ${up}
+            local httpc = http.new()
+            local ok, err, details = httpc:connect(options)
+            print(name, ok or details.code .. (err:find("'" .. name .. "'", 1, true) and "" or err))
+            httpc:close()
+        end
+
+        try("nothing", { ssl_trusted_certificate = ${pem.ca.crt} })
+        for _, name in ipairs(names) do
+            local options = { ssl_trusted_certificate = ${pem.ca.crt} }
+            options[name] = NOTHING
+            try(name, options)
+        end
+        local pair = { ssl_cert = pem["client-a"][1], ssl_key = pem["client-a"][2],
+                       ssl_trusted_certificate = { ${pem.ca.crt} } }
+        try("a pair", pair)
+        for _, name in ipairs(names) do
+            local options = { ssl_cert = pair.ssl_cert, ssl_key = pair.ssl_key,
+                              ssl_trusted_certificate = { ${pem.ca.crt} } }
+            options[name] = NOTHING
+            try(name, options)
+        end
+        try("ssl_trusted_certificate", { ssl_trusted_certificate = { ${pem.ca.crt}, NOTHING } })
+    ]]
+
+    it("is refused if it is a pointer to nothing, whatever is remembered", function()
+        local vars = { up = server.port }
+        for _, output in ipairs({ gateway:run(nothing, { vars = vars }),
+                                  plain.run_lua(nothing, { vars = vars }) }) do
+            local refused = 0
+            for line in output:gmatch("[^\n]+") do
+                local name, outcome = line:match("^(%a[%w_ ]*)\t(.*)$")
+                local is_given = name ~= "nothing" and name ~= "a pair"
+                assert.equals(is_given and "bad_argument" or "true", outcome, name)
+                refused = refused + (is_given and 1 or 0)
+            end
+            assert.equals(2 * 13 + 1, refused, output)
+        end
+    end)
+
+    it("is refused by tls_handshake too", function()
+        assert.equals(("bad_argument\n"):rep(5), run([[
+            local function handshake(options)
+                local httpc = http.new()
+                assert(httpc:connect("localhost", ${up}))
+                options.server_name, options.verify = "localhost", true
+                local ok, _, details = httpc:tls_handshake(options)
+                httpc:close()
+                return ok or details.code
+            end
+            assert(handshake({ trusted_certificate = ${pem.ca.crt} }) == true)
+            for _, name in ipairs({ "client_cert", "client_priv_key", "client_cert_path",
+                                    "client_priv_key_path", "trusted_certificate" }) do
+                local options = { trusted_certificate = ${pem.ca.crt} }
+                options[name] = ffi.new("void *")
+                print(handshake(options))
+            end
+        ]]))
+    end)
+
     it("is refused outside of nginx, where nothing has parsed it", function()
         assert_refused(plain.run_lua(chunk .. [[
             local memory = ffi.new("uint8_t[?]", 4096)

@@ -83,6 +83,47 @@ describe("connect_proxy", function()
         end
     end)
 
+    -- The default decides if connect_proxy trusts the proxy, the option if connect does. Gives how
+    -- often the connection that connect gets was used before, or the code of its error.
+    local function taken_by_connect(default, trusted)
+        -- The server's certificate is of another CA than the proxy's.
+        local server = nginx.upstream({ cert = "server-unknown-ca", verify = "off" })
+        local output = plain.run_lua([[
+            local http = require("resty.mtls.http")
+            assert(http.set_defaults({ ]] .. default .. [[ }))
+            local httpc, trusted = http.new(), ]] .. trusted .. [[
+            httpc:set_timeout(10000)
+            assert(httpc:connect_proxy("${proxy}", "https", "localhost", ${port}))
+            assert(httpc:tls_handshake({
+                server_name = "localhost", verify = true, trusted_certificate = trusted,
+            }))
+            assert(assert(httpc:request({ path = "/bytes?n=1" })):read_body())
+            httpc:set_keepalive()
+
+            local ok, _, details = httpc:connect({
+                scheme = "https", host = "localhost", port = ${port}, ssl_verify = true,
+                ssl_trusted_certificate = trusted, proxy_opts = { https_proxy = "${proxy}" },
+            })
+            print(ok and httpc:get_reused_times() or details.code)
+        ]], { vars = { proxy = proxy:uri("tls"), port = server.port } })
+        server:stop()
+        return output
+    end
+
+    it("leaves no connection to a call whose trust does not reach to the proxy", function()
+        local only_server = "${pem.other-ca.crt}"
+        for _, default in ipairs({ "ssl_verify = false",
+                                   "ssl_trusted_certificate = ${pem.ca.crt}" }) do
+            assert.equals("server_certificate_untrusted\n",
+                          taken_by_connect(default, only_server))
+        end
+    end)
+
+    it("leaves its connection to a call with the same trust", function()
+        local both = "{ ${pem.ca.crt}, ${pem.other-ca.crt} }"
+        assert.equals("1\n", taken_by_connect("ssl_trusted_certificate = " .. both, both))
+    end)
+
     it("speaks TLS to an https:// proxy", function()
         -- The origin's port is a plain one, so that what is in the tunnel can be seen.
         assert.equals("200\n200\n", plain.run_lua([[

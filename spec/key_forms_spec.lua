@@ -1,5 +1,6 @@
 local call = require("spec.support.call")
 local certs = require("spec.support.certs")
+local costly = require("spec.support.certs.costly")
 local fs = require("spec.support.fs")
 local identity = require("spec.support.identity")
 local nginx = require("spec.support.nginx")
@@ -175,6 +176,44 @@ describe("an encrypted key", function()
         refuse(options, "key_encrypted")
         options.ssl_key_password = PASSPHRASE
         assert_authenticates("client-rsa", options)
+    end)
+end)
+
+
+describe("an encrypted key that says what it costs to try a passphrase", function()
+    local function refusals(prices)
+        local keys = {}
+        for i, price in ipairs(prices) do
+            keys[i] = costly.key(price)
+        end
+        return ipairs(costly.refusals("ssl_key_path", keys))
+    end
+
+    it("is tried if that is no more than OpenSSL would pay", function()
+        for _, line in refusals({
+            { iterations = 1 }, { iterations = 1000000 }, { cost = 2 ^ 14, block = 8, lanes = 1 },
+            { cost = 2 ^ 15, block = 8, lanes = 1 },
+        }) do
+            assert.matches("^key_passphrase_wrong: .*'ssl_key_path'", line)
+        end
+    end)
+
+    it("is refused without being tried if it wants more than 32 MB (scrypt)", function()
+        for _, line in refusals({
+            { cost = 2 ^ 16, block = 8, lanes = 1 }, { cost = 2 ^ 15, block = 8, lanes = 2 },
+            { cost = 2 ^ 14, block = 17, lanes = 1 }, { cost = 2 ^ 40, block = 8, lanes = 1 },
+            -- The product is 0 if it is cut off after 64 bits.
+            { cost = 2 ^ 57, block = 1, lanes = 1 },
+            { cost = 2 ^ 63, block = 65535, lanes = 65535 },
+        }) do
+            assert.matches("^bad_key_pem: .*'ssl_key_path'.* memory", line)
+        end
+    end)
+
+    it("is refused without being tried beyond ten million iterations (PBKDF2)", function()
+        for _, line in refusals({ { iterations = 10000001 }, { iterations = 2 ^ 32 - 1 } }) do
+            assert.matches("^bad_key_pem: .*'ssl_key_path'.* iterations", line)
+        end
     end)
 end)
 

@@ -3,6 +3,7 @@ local lfs = require("lfs")
 local nginx = require("spec.support.nginx")
 local openssl_server = require("spec.support.openssl_server")
 local plain = require("spec.support.plain")
+local process = require("spec.support.process")
 local secure = require("spec.support.secure")
 
 -- What the two versions of TLS have secrets for: label and bytes of the secret. SHA-384 is the hash
@@ -25,6 +26,8 @@ local PRELUDE = [[
 local ALLOW = "assert(http.set_defaults({ allow_keylog = true }))\n"
 
 local WARNING = "SSLKEYLOGFILE"
+
+local is_root = lfs.attributes("/proc/self", "uid") == 0
 
 
 teardown(secure.finish)
@@ -129,6 +132,47 @@ describe("SSLKEYLOGFILE with allow_keylog", function()
         assert.equals("200\n", result.stdout)
         assert.matches(path, result.stderr, 1, true)
     end)
+
+    it("is a file for its owner's eyes also if others could read it before", function()
+        local path = new_path()
+        fs.write(path, "# kept\n")
+        process.check({ "chmod", "644", path })
+        run(ALLOW .. "visit()", path)
+        assert.equals("rw-------", lfs.attributes(path, "permissions"))
+        assert.matches("^# kept\n[A-Z_]+ %x+ %x+\n", fs.read(path))
+    end)
+
+    -- In a folder that everybody may write into, somebody else chooses what stands there.
+    for what, make in pairs({
+        -- Root can make one; other users are not even allowed to write into it.
+        ["a file of somebody else"] = function(path)
+            fs.write(path, "")
+            process.run({ "chown", "65534", path })
+            process.run({ "chmod", is_root and "666" or "400", path })
+        end,
+        ["a link to a file"] = function(path)
+            fs.write(path .. ".target", "")
+            fs.link(path .. ".target", path)
+        end,
+        ["a link to nothing"] = function(path) fs.link(path .. ".target", path) end,
+        ["a pipe"] = function(path) process.check({ "mkfifo", path }) end,
+        ["a folder"] = function(path) assert(lfs.mkdir(path)) end,
+    }) do
+        it("is not " .. what .. ", which is an error in the log", function()
+            local path = new_path()
+            make(path)
+            local mode = lfs.symlinkattributes(path, "mode")
+            local result = run(ALLOW .. "visit() visit()", path)
+            assert.equals("200\n200\n", result.stdout)
+            assert.equals(1, count(result.stderr, path), result.stderr)
+            assert.not_matches("are written to", result.stderr, 1, true)
+            assert.equals(mode, lfs.symlinkattributes(path, "mode"))
+            for _, file in ipairs({ path, path .. ".target" }) do
+                local is_file = lfs.attributes(file, "mode") == "file"
+                assert.equals(0, is_file and lfs.attributes(file, "size") or 0)
+            end
+        end)
+    end
 
     it("gets nothing more once it is forbidden again", function()
         local path = new_path()

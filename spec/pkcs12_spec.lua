@@ -1,4 +1,5 @@
 local certs = require("spec.support.certs")
+local costly = require("spec.support.certs.costly")
 local fs = require("spec.support.fs")
 local identity = require("spec.support.identity")
 local nginx = require("spec.support.nginx")
@@ -152,6 +153,20 @@ describe("a PKCS#12 file that cannot be used", function()
         local no_certificate = pkcs12.path("client-a", { arguments = { "-nocerts" } })
         refuse({ ssl_pkcs12 = no_certificate, ssl_key_password = PASSWORD }, "bad_pkcs12",
                "'ssl_pkcs12'", "certificate")
+    end)
+
+    it("wants scrypt, whatever it costs, or more iterations than anybody waits for", function()
+        local cheap = costly.pkcs12({ iterations = 1 })
+        local lines = costly.refusals("ssl_pkcs12", {
+            cheap, costly.pkcs12({ cost = 2, block = 8, lanes = 1 }),
+            costly.pkcs12({ cost = 2 ^ 40, block = 8, lanes = 1 }),
+            costly.pkcs12({ iterations = 2 ^ 32 - 1 }),
+        })
+        -- Apart from its price the file is as it should be.
+        assert.matches("^key_passphrase_wrong: ", lines[1])
+        assert.matches("^bad_pkcs12: .*'ssl_pkcs12'.* scrypt", lines[2])
+        assert.matches("^bad_pkcs12: .*'ssl_pkcs12'.* scrypt", lines[3])
+        assert.matches("^bad_pkcs12: .*'ssl_pkcs12'", lines[4])
     end)
 
     it("has a key of a size that is not accepted", function()

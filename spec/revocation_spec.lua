@@ -80,6 +80,23 @@ describe("ssl_crl", function()
         assert.equals(200, code("server-revoked", fs.read(crl_of("ca"))))
     end)
 
+    it("may be there twice for a CA, in any order: the newer one counts", function()
+        local function crls(revoked_then, revoked_now, then_to)
+            local old = crl_of("ca", { revoked = { revoked_then }, to = then_to })
+            local new = crl_of("ca", { revoked = { revoked_now }, from = "20210101000000Z" })
+            return { join(old, new), join(new, old) }
+        end
+        for _, path in ipairs(crls("server", "server-revoked")) do
+            assert.equals("server_certificate_revoked", code("server-revoked", path))
+            assert.equals(200, code("server", path))
+        end
+        -- The older one need not be current.
+        for _, path in ipairs(crls("server", "server-revoked", PAST)) do
+            assert.equals("server_certificate_revoked", code("server-revoked", path))
+            assert.equals(200, code("server", path))
+        end
+    end)
+
     it("is looked into for every certificate of the chain", function()
         local good, middle_good = crl_of("ca"), crl_of("intermediate")
         local bad = crl_of("ca", { revoked = { "intermediate" } })
@@ -148,6 +165,24 @@ describe("ssl_crl", function()
         local old = crl_of("ca", { version = 1 })
         assert_bad_crl(old, "version")
         assert_bad_crl(fs.read(crl_of("ca")) .. fs.read(old), "version")
+    end)
+
+    it("is looked into at every handshake, for no session is resumed", function()
+        -- A resumed session brings no certificates that could be looked for.
+        for _, version in ipairs({ "1.2", "1.3" }) do
+            local server = secure.server("server", version)
+            local path = crl_of("ca")
+            for _, crl in ipairs({ path, fs.read(path) }) do
+                for _ = 1, 3 do
+                    local outcome = secure.call(server, { ssl_crl = crl })
+                    assert.equals(200, outcome.status, outcome.err)
+                    assert.is_false(outcome.ssl.resumed)
+                end
+            end
+            -- It is for the lists that none is: this server resumes.
+            secure.call(server)
+            assert.is_true(secure.call(server).ssl.resumed)
+        end
     end)
 
     it("is not looked into if the server is not verified", function()

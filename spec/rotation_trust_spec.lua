@@ -1,149 +1,122 @@
 local crl = require("spec.support.certs.crl")
-local fs = require("spec.support.fs")
-local nginx = require("spec.support.nginx")
 local places = require("spec.support.places")
 local rotation = require("spec.support.rotation")
 
-local UNTRUSTED, REVOKED = "server_certificate_untrusted", "server_certificate_revoked"
+-- For chunks, which begin with them.
+local FILE = [[
+    local UNTRUSTED, REVOKED = "server_certificate_untrusted", "server_certificate_revoked"
+    local ca, other_ca = ${pem.ca.crt}, ${pem.other-ca.crt}
+    local file = folder .. "/file.pem"
+]]
+local TRUST = FILE .. [[
+    options = { ssl_trusted_certificate = file }
+    fs.write(file, ca)
+    visit_until(nil, 200)
+]]
+local REVOCATION = FILE .. [[
+    local nobody, somebody = fs.read("${nobody}"), fs.read("${somebody}")
+    options = { ssl_crl = file }
+    fs.write(file, nobody)
+    visit_until(nil, 200)
+]]
 
-local server
+local LISTS = { nobody = crl.path("ca"), somebody = crl.path("ca", { revoked = { "server" } }) }
 
 
--- Runs a chunk that raises an error if something is not as it should be. Gives the log.
-local function run(place, code, vars)
-    vars = vars or {}
-    vars.up, vars.plain, vars.folder = server.port, server.ports.plain, fs.temp_dir("rotation")
-    vars.untrusted, vars.revoked = UNTRUSTED, REVOKED
-    local output, log = place.run(rotation .. code .. [[ print("done") ]], vars)
-    assert.equals("done\n", output)
-    return log
+local function is_logged(phrase)
+    return function(log)
+        assert.matches(phrase, log, 1, true)
+    end
 end
 
 
-setup(function()
-    server = nginx.upstream({ verify = "off", server = "location = /status { stub_status; }" })
-end)
+local CASES = {
+    { "trust is read again from a file", TRUST .. [[
+        assert(select(2, visit()).reused == 1)
+        fs.write(file, other_ca)
+        visit_until(200, UNTRUSTED)
+        only_connections_are(0)
+        fs.overwrite(file, other_ca .. ca)
+        visit_until(UNTRUSTED, 200)
+        only_connections_are(1)
+    ]] },
 
-teardown(function() server:stop() end)
+    { "trust is read again from a folder", FILE .. [[
+        options = { ssl_trusted_certificate = folder }
+        fs.write(folder .. "/a.pem", ca)
+        visit_until(nil, 200)
+        fs.write(folder .. "/b.pem", other_ca)
+        os.remove(folder .. "/a.pem")
+        visit_until(200, UNTRUSTED)
+        only_connections_are(0)
+        fs.write(folder .. "/c.pem", ca)
+        visit_until(UNTRUSTED, 200)
+        fs.overwrite(folder .. "/c.pem", other_ca)
+        visit_until(200, UNTRUSTED)
+    ]] },
+
+    { "trust is read again from what a list names", FILE .. [[
+        options = { ssl_trusted_certificate = { other_ca, file } }
+        fs.write(file, ca)
+        visit_until(nil, 200)
+        fs.write(file, other_ca)
+        visit_until(200, UNTRUSTED)
+        only_connections_are(0)
+        fs.write(file, ca)
+        visit_until(UNTRUSTED, 200)
+    ]] },
+
+    { "trust takes idle connections with it when it goes", TRUST .. [[
+        only_connections_are(1)
+        fs.write(file, other_ca)
+        only_connections_are(0)
+    ]] },
+
+    { "trust stays while a file cannot be used, with one error for each change", TRUST .. [[
+        fs.write(file, other_ca:sub(1, 300))
+        errors_are(1)
+        visit_for(2.2, 200)
+        errors_are(1)
+        os.remove(file)
+        errors_are(2)
+        fs.write(file, other_ca)
+        visit_until(200, UNTRUSTED)
+        errors_are(2)
+    ]], check = is_logged("'ssl_trusted_certificate'") },
+
+    { "a list of revoked certificates is read again", REVOCATION .. [[
+        assert(select(2, visit()).reused == 1)
+        fs.write(file, somebody)
+        visit_until(200, REVOKED)
+        only_connections_are(0)
+        fs.write(file, nobody)
+        visit_until(REVOKED, 200)
+    ]], vars = LISTS },
+
+    { "a list of revoked certificates stays while it cannot be used, with one error",
+      REVOCATION .. [[
+        fs.write(file, somebody:sub(1, -60))
+        errors_are(1)
+        visit_for(2.2, 200)
+        errors_are(1)
+        fs.write(file, somebody)
+        visit_until(200, REVOKED)
+        errors_are(1)
+    ]], vars = LISTS, check = is_logged("'ssl_crl'") },
+}
+
+
+local runs
+
+setup(function() runs = rotation.begin(CASES, { verify = "off" }) end)
+
+teardown(function() runs:stop() end)
 
 
 for _, place in ipairs(places) do
-    describe("trust in CAs, in " .. place.name, function()
-        it("is read again from a file", function()
-            run(place, [[
-                local file = folder .. "/trust.pem"
-                options = { ssl_trusted_certificate = file }
-                fs.write(file, ${pem.ca.crt})
-                visit_until(nil, 200)
-                assert(select(2, visit()).reused == 1)
-                fs.write(file, ${pem.other-ca.crt})
-                visit_until(200, "${untrusted}")
-                only_connections_are(0)
-                fs.overwrite(file, ${pem.other-ca.crt} .. ${pem.ca.crt})
-                visit_until("${untrusted}", 200)
-                only_connections_are(1)
-            ]])
-        end)
-
-        it("is read again from a folder", function()
-            run(place, [[
-                options = { ssl_trusted_certificate = folder }
-                fs.write(folder .. "/a.pem", ${pem.ca.crt})
-                visit_until(nil, 200)
-                fs.write(folder .. "/b.pem", ${pem.other-ca.crt})
-                os.remove(folder .. "/a.pem")
-                visit_until(200, "${untrusted}")
-                only_connections_are(0)
-                fs.write(folder .. "/c.pem", ${pem.ca.crt})
-                visit_until("${untrusted}", 200)
-                fs.overwrite(folder .. "/c.pem", ${pem.other-ca.crt})
-                visit_until(200, "${untrusted}")
-            ]])
-        end)
-
-        it("is read again from what a list names", function()
-            run(place, [[
-                local file = folder .. "/trust.pem"
-                options = { ssl_trusted_certificate = { ${pem.other-ca.crt}, file } }
-                fs.write(file, ${pem.ca.crt})
-                visit_until(nil, 200)
-                fs.write(file, ${pem.other-ca.crt})
-                visit_until(200, "${untrusted}")
-                only_connections_are(0)
-                fs.write(file, ${pem.ca.crt})
-                visit_until("${untrusted}", 200)
-            ]])
-        end)
-
-        it("takes idle connections with it when it goes", function()
-            run(place, [[
-                local file = folder .. "/trust.pem"
-                options = { ssl_trusted_certificate = file }
-                fs.write(file, ${pem.ca.crt})
-                visit_until(nil, 200)
-                only_connections_are(1)
-                fs.write(file, ${pem.other-ca.crt})
-                only_connections_are(0)
-            ]])
-        end)
-
-        it("stays while a file cannot be used, with one error for each change", function()
-            local log = run(place, [[
-                local file = folder .. "/trust.pem"
-                options = { ssl_trusted_certificate = file }
-                fs.write(file, ${pem.ca.crt})
-                visit_until(nil, 200)
-                fs.write(file, (${pem.other-ca.crt}):sub(1, 300))
-                errors_are(1)
-                visit_for(2.2, 200)
-                errors_are(1)
-                os.remove(file)
-                errors_are(2)
-                fs.write(file, ${pem.other-ca.crt})
-                visit_until(200, "${untrusted}")
-                errors_are(2)
-            ]])
-            assert.matches("'ssl_trusted_certificate'", log, 1, true)
-        end)
-    end)
-
-
-    describe("a list of revoked certificates, in " .. place.name, function()
-        local function vars()
-            return { nobody = crl.path("ca"),
-                     somebody = crl.path("ca", { revoked = { "server" } }) }
+    describe("whom to trust, in " .. place.name .. ":", function()
+        for _, case in ipairs(CASES) do
+            it(case[1], function() runs:finish(place, case) end)
         end
-
-        it("is read again", function()
-            run(place, [[
-                local file = folder .. "/crl.pem"
-                options = { ssl_crl = file }
-                fs.write(file, fs.read("${nobody}"))
-                visit_until(nil, 200)
-                assert(select(2, visit()).reused == 1)
-                fs.write(file, fs.read("${somebody}"))
-                visit_until(200, "${revoked}")
-                only_connections_are(0)
-                fs.write(file, fs.read("${nobody}"))
-                visit_until("${revoked}", 200)
-            ]], vars())
-        end)
-
-        it("stays while it cannot be used, with one error for each change", function()
-            local log = run(place, [[
-                local file = folder .. "/crl.pem"
-                options = { ssl_crl = file }
-                fs.write(file, fs.read("${nobody}"))
-                visit_until(nil, 200)
-                fs.write(file, fs.read("${somebody}"):sub(1, -60))
-                errors_are(1)
-                visit_for(2.2, 200)
-                errors_are(1)
-                fs.write(file, fs.read("${somebody}"))
-                visit_until(200, "${revoked}")
-                errors_are(1)
-            ]], vars())
-            assert.matches("'ssl_crl'", log, 1, true)
-        end)
     end)
 end

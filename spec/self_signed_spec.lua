@@ -149,7 +149,30 @@ describe("a self-signed certificate that is no CA", function()
             assert.equals("server_certificate_untrusted",
                           code_of_chain("server-unknown-ca", chain, certs.path(kind .. ".crt")))
         end)
+
+        it("is said not to be marked as one, where it is taken for one (" .. kind .. ")", function()
+            local server = secure.server("by-" .. kind)
+            for listed, phrase in pairs({
+                [kind] = "is not marked as a CA's (basicConstraints CA:TRUE",
+                -- Has nothing to do with it.
+                ["ca"] = "which is not in ssl_trusted_certificate",
+            }) do
+                local hint = secure.call(server, {
+                    ssl_trusted_certificate = { certs.path(listed .. ".crt") },
+                }).details.hint
+                assert.matches("issued by O=Example, CN=" .. kind, hint, 1, true)
+                assert.matches(phrase, hint, 1, true)
+            end
+        end)
     end
+
+    it("is not confused with a CA of that name", function()
+        local outcome = secure.call(secure.server("by-self-ca"), {
+            ssl_trusted_certificate = certs.path("self-ca-twin.crt"),
+        })
+        assert.matches("not the one that signed it", outcome.details.hint, 1, true)
+        assert.not_matches("marked as a CA", outcome.details.hint, 1, true)
+    end)
 
     -- Shows that it is for want of CA:TRUE that the ones above are refused.
     it("is not to be confused with one that is", function()

@@ -104,7 +104,45 @@ describe("ssl_trusted_certificate as a folder", function()
         assert.equals("server_certificate_untrusted", code("of-list-file", dir))
     end)
 
+    it("may have files in it that cannot be read, or not be parsed", function()
+        local pem = certs.read("list-file.crt")
+        for what, make in pairs({
+            -- Nobody can read from its beginning, not even root.
+            ["a link to a process's memory"] = function(path) fs.link("/proc/self/mem", path) end,
+            ["a file without permissions"] = function(path)
+                fs.write(path, pem)
+                process.check({ "chmod", "000", path })
+            end,
+            ["half a block"] = function(path) fs.write(path, pem:sub(1, 300)) end,
+            ["no base64"] = function(path) fs.write(path, (pem:gsub("\nMII", "\n#II"))) end,
+            ["no certificate"] = function(path)
+                fs.write(path, "-----BEGIN CERTIFICATE-----\nMAMCAQE=\n"
+                         .. "-----END CERTIFICATE-----\n")
+            end,
+        }) do
+            -- Read before the others, and after them.
+            for _, name in ipairs({ "0.pem", "z.pem" }) do
+                local dir = folder_of({ ["a.pem"] = "ca.crt", ["b.pem"] = "list-text.crt" })
+                make(dir .. "/" .. name)
+                assert.equals(200, code("server", dir), what)
+                assert.equals(200, code("of-list-text", dir), what)
+                assert.equals(200, code("server", { certs.path("list-text.crt"), dir }), what)
+                assert.equals("server_certificate_untrusted", code("server-unknown-ca", dir), what)
+            end
+        end
+    end)
+
+    it("may have certificates in it that follow one that cannot be parsed", function()
+        local dir = fs.temp_dir("trusted")
+        fs.write(dir .. "/all.pem", "-----BEGIN CERTIFICATE-----\nMAMCAQE=\n"
+                 .. "-----END CERTIFICATE-----\n" .. certs.read("ca.crt"))
+        assert.equals(200, code("server", dir))
+    end)
+
     it("without any certificate in it is refused", function()
+        local unreadable = fs.temp_dir("trusted")
+        fs.link("/proc/self/mem", unreadable .. "/ca.pem")
+        assert_refused(unreadable, "bad_certificate_pem")
         assert_refused(fs.temp_dir("trusted"), "bad_certificate_pem")
         assert_refused(folder_of({ ["key.pem"] = "client-a.key" }), "bad_certificate_pem")
     end)
@@ -183,6 +221,23 @@ describe("ssl_trusted_certificate as a list", function()
         assert.equals(0, reused({ certs.path("ca.crt") }))
         assert.equals(0, reused({ certs.path("ca.crt"), certs.read("list-text.crt") }))
         server:stop()
+    end)
+
+    it("is told apart from the lists of other calls, whatever options these are in", function()
+        -- ssl_verify and ssl_session_reuse take any value, lists too. The second call has what the
+        -- first has, in the same order; it does not turn verification off, and trusts the system.
+        assert.equals("200\nserver_certificate_untrusted\n200\n", plain.run_lua([[
+            local secure = require("spec.support.secure")
+            local function visit(options)
+                print((secure.code({ port = ${port} }, options)))
+            end
+            visit({ ssl_verify = false, ssl_trusted_certificate = { "${cert.ca.crt}" },
+                    ssl_session_reuse = { "TLSv1.2" } })
+            visit({ ssl_verify = { false, "${cert.ca.crt}" }, ssl_trusted_certificate = false,
+                    ssl_max_version = "TLSv1.2", ssl_session_reuse = {} })
+            visit({ ssl_verify = { false }, ssl_trusted_certificate = "${cert.ca.crt}" })
+        ]], { env = { SSL_CERT_FILE = certs.path("list-system.crt") },
+              vars = { port = secure.server("server").port } }))
     end)
 
     it("is taken as it is at each call", function()

@@ -21,11 +21,11 @@ end
 ---@field env table<string, string|false>?
 ---@field timeout number? seconds, 15 unless given
 
---- Runs a chunk and returns how it ended.
+--- Starts a chunk; `:result()` of what this returns waits for its end.
 ---@param code string
 ---@param opts PlainOptions?
----@return Result
-function _M.run(code, opts)
+---@return Process
+function _M.begin(code, opts)
     opts = opts or {}
     local path = fs.temp_dir("plain") .. "/chunk.lua"
     fs.write(path, template.expand(code, opts.vars))
@@ -33,7 +33,16 @@ function _M.run(code, opts)
     for name, value in pairs(opts.env or {}) do
         env[name] = value
     end
-    return process.run({ "luajit", path }, { env = env, timeout = opts.timeout or 15 })
+    return process.begin({ "luajit", path }, { env = env })
+end
+
+
+--- Runs a chunk and returns how it ended.
+---@param code string
+---@param opts PlainOptions?
+---@return Result
+function _M.run(code, opts)
+    return _M.begin(code, opts):result(opts and opts.timeout or 15)
 end
 
 

@@ -25,16 +25,19 @@ return [[
         return res.body
     end
 
+    -- Seconds.
+    local pause_time, patience = 0.005, 5
+
     local function pause()
         if ngx and ngx.get_phase() ~= "init" then
-            ngx.sleep(0.005)
+            ngx.sleep(pause_time)
         else
-            os.execute("sleep 0.005")
+            os.execute("sleep " .. pause_time)
         end
     end
 
     local function wait_until(condition)
-        for _ = 1, 1000 do
+        for _ = 1, patience / pause_time do
             if condition() then
                 return true
             end

@@ -16,6 +16,7 @@ local running = {}
 ---@class Process
 ---@field pid integer also the id of the process group that the child leads
 ---@field log string path of the file with everything it wrote
+---@field stderr string? path of the file with what it wrote to stderr, if that is another one
 ---@field exit_code integer? set once it has ended; 128 + n after signal n
 ---@field command string for messages
 local Process = {}
@@ -49,7 +50,8 @@ function _M.start(argv, opts)
     })
 
     local process = setmetatable({
-        pid = pid, log = log, command = table.concat(argv, " ", 1, math.min(#argv, 4)),
+        pid = pid, log = log, stderr = opts.stderr,
+        command = table.concat(argv, " ", 1, math.min(#argv, 4)),
     }, Process)
     running[pid] = process
     return process
@@ -66,20 +68,21 @@ end
 ---@param opts (ProcessOptions | { timeout: number? })? timeout in seconds, 30 unless given
 ---@return Result
 function _M.run(argv, opts)
+    return _M.begin(argv, opts):result(opts and opts.timeout)
+end
+
+
+--- Starts a program for its `:result()`.
+---@param argv string[]
+---@param opts ProcessOptions?
+---@return Process
+function _M.begin(argv, opts)
     opts = opts or {}
     local dir = fs.temp_dir("run")
-    local process = _M.start(argv, {
+    return _M.start(argv, {
         env = opts.env, cwd = opts.cwd, stdin = opts.stdin,
         log = dir .. "/stdout", stderr = dir .. "/stderr",
     })
-    local code = process:wait(opts.timeout or 30)
-    local result = { code = code, stdout = fs.read(dir .. "/stdout"),
-                     stderr = fs.read(dir .. "/stderr") }
-    if not code then
-        process:kill()
-        error(process.command .. " did not end in time:\n" .. result.stdout .. result.stderr, 2)
-    end
-    return result
 end
 
 
@@ -159,6 +162,20 @@ function Process:signal(name)
     if self:is_running() then
         posix.kill(self.pid, name)
     end
+end
+
+
+--- Waits for the end of what was begun.
+---@param timeout number? seconds, 30 unless given
+---@return Result
+function Process:result(timeout)
+    local code = self:wait(timeout or 30)
+    local result = { code = code, stdout = fs.read(self.log), stderr = fs.read(self.stderr) }
+    if not code then
+        self:kill()
+        error(self.command .. " did not end in time:\n" .. result.stdout .. result.stderr, 2)
+    end
+    return result
 end
 
 

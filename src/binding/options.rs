@@ -276,17 +276,16 @@ fn text_or_path(options: &Table, name: &'static str) -> Result<Option<Source>> {
 
 /// What cannot be a path may be a key in the wrong place, which an error must not show.
 fn path(option: &'static str, bytes: &[u8]) -> Result<Source> {
-    /// Every DER file of more than 255 bytes begins so in base64 (X.690, 8.1.3.5).
-    const BASE64_OF_DER: &str = "MII";
     let path = std::str::from_utf8(bytes).unwrap_or_default();
-    let is_plain = !path.is_empty() && !path.contains(char::is_control) && !tls::is_pem(bytes);
-    match is_plain && !path.starts_with(BASE64_OF_DER) {
+    let is_plain = !path.is_empty() && !path.contains(char::is_control);
+    match is_plain && !tls::is_pem(bytes) && !tls::is_base64_of_der(bytes) {
         true => Ok(Source::Path(option, PathBuf::from(path))),
-        false => Err(
-            Error::bad_argument(format!("bad '{option}': not a path")).with_hint(
-                "give the path of a file; PEM text has an option of its own: ssl_cert, ssl_key",
-            ),
-        ),
+        false => {
+            let error = Error::bad_argument(format!("bad '{option}': not a path"));
+            Err(error.with_hint(
+                "give the path of a file; PEM text has options of its own: ssl_cert and ssl_key",
+            ))
+        }
     }
 }
 

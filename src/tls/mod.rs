@@ -28,7 +28,7 @@ pub use config::{Loaded, ProfileOptions, Version};
 pub use handshake::{Session, prepare, server_name};
 pub use identity::{Identity, IdentityFiles, IdentitySource};
 pub use observe::ClientAuth;
-pub use pem::is_pem;
+pub use pem::{is_base64_of_der, is_pem};
 pub use pin::Pins;
 pub use profile::{Profile, ProfileCache};
 pub use secret::Passphrase;

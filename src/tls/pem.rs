@@ -1,5 +1,6 @@
 //! PEM blocks (RFC 7468). The only file that knows which crates read them.
 
+use data_encoding::BASE64;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use x509_parser::pem::Pem;
 
@@ -50,6 +51,20 @@ pub fn mistaken_for(text: &[u8]) -> &'static str {
 /// Whether `text` looks like PEM at all.
 pub fn is_pem(text: &[u8]) -> bool {
     contains(text, b"-----BEGIN")
+}
+
+/// Whether `text` is PEM without its first and last line: a SEQUENCE (X.690, 8.9) in base64.
+pub fn is_base64_of_der(text: &[u8]) -> bool {
+    let Ok(der) = BASE64.decode(text) else {
+        return false;
+    };
+    let (header, length) = match *der {
+        [0x30, length @ ..=0x7f, ..] => (2, usize::from(length)),
+        [0x30, 0x81, length, ..] => (3, usize::from(length)),
+        [0x30, 0x82, high, low, ..] => (4, usize::from(u16::from_be_bytes([high, low]))),
+        _ => return false,
+    };
+    der.len() == header + length
 }
 
 /// Whether `text` has a key that is encrypted as OpenSSL did before PKCS#8.

@@ -61,6 +61,9 @@ fn changed(before: &[FileState], now: &[FileState]) -> String {
         .filter(|file| !before.contains(file))
         .map(FileState::path)
         .collect();
+    // One file may have both certificate and key.
+    paths.sort();
+    paths.dedup();
     if paths.is_empty() {
         paths = vec!["a folder".to_owned()];
     }

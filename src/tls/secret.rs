@@ -145,6 +145,13 @@ fn check_cost(kdf: &Kdf) -> std::result::Result<(), String> {
         if memory.is_none_or(|memory| memory > MAX_SCRYPT_MEMORY) {
             return Err("its passphrase costs too much memory (scrypt)".to_owned());
         }
+        // RFC 7914, 2: a power of two, and more than 1.
+        if !scrypt.cost_parameter.is_power_of_two()
+            || scrypt.cost_parameter == 1
+            || memory == Some(0)
+        {
+            return Err("its parameters of scrypt make no sense".to_owned());
+        }
     }
     match kdf.pbkdf2() {
         Some(pbkdf2) if pbkdf2.iteration_count > MAX_ITERATIONS => {
@@ -216,6 +223,8 @@ mod tests {
         assert_eq!(cost(14, 8, 1), Ok(()));
         assert!(cost(22, 64, 1).is_err());
         assert!(cost(15, 8192, 1).is_err());
+        assert!(cost(0, 8, 1).is_err());
+        assert!(cost(14, 0, 1).is_err());
         assert!(cost(63, u16::MAX, u16::MAX).is_err());
     }
 

@@ -46,6 +46,7 @@ http {
 ---@field log_level string? info unless given
 ---@field vars table<string, string|number>? placeholders
 ---@field files table<string, string>? written into the folder before the start
+---@field under string[]? program that nginx runs under, as one process without workers
 
 ---@class Nginx
 ---@field dir string its folder
@@ -67,6 +68,9 @@ local function directives(opts)
     end
     for name in pairs(opts.env or {}) do
         lines[#lines + 1] = "env " .. name .. ";"
+    end
+    if opts.under then
+        lines[#lines + 1] = "master_process off;"
     end
     lines[#lines + 1] = opts.main
     return table.concat(lines, "\n")
@@ -109,16 +113,20 @@ end
 ---@return Nginx
 function _M.start(opts)
     local dir = fs.temp_dir("nginx")
-    local self = setmetatable({ dir = dir, ports = {}, workers = opts.workers or 1 }, Nginx)
+    local workers = opts.under and 0 or opts.workers or 1
+    local self = setmetatable({ dir = dir, ports = {}, workers = workers }, Nginx)
     if opts.user then
         fs.open_to_all(dir)
     end
     configure(dir, opts, self.ports)
     self.port = self.ports[(opts.http:match("%${port%.([^}]+)}"))]
 
-    self.process = process.start({ "nginx", "-p", dir .. "/", "-c", dir .. "/nginx.conf",
-                                   "-e", dir .. "/error.log" },
-                                 { env = environment(opts), log = dir .. "/output" })
+    local argv = { unpack(opts.under or {}) }
+    for _, argument in ipairs({ "nginx", "-p", dir .. "/", "-c", dir .. "/nginx.conf",
+                                "-e", dir .. "/error.log" }) do
+        argv[#argv + 1] = argument
+    end
+    self.process = process.start(argv, { env = environment(opts), log = dir .. "/output" })
     -- The sockets listen before the pid file is there.
     process.wait_until("nginx has started", function()
         if not self.process:is_running() then
@@ -126,7 +134,7 @@ function _M.start(opts)
         end
         return (fs.read(dir .. "/nginx.pid") or ""):find("%d")
             and #self:worker_pids() >= self.workers
-    end)
+    end, opts.under and 60)
     return self
 end
 
