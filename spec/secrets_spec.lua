@@ -44,7 +44,9 @@ local SECRETS = {
 }
 
 -- What is looked for in what was said: their lines, each of which may have been quoted.
-local LINES = KEY .. SHORT .. "\n" .. SHORTER .. "\n" .. certs.read("client-rsa.encrypted.key") .. wrapped(PKCS12)
+local LINES = table.concat({
+    KEY, SHORT, SHORTER, certs.read("client-rsa.encrypted.key"), wrapped(PKCS12),
+}, "\n")
 
 
 -- Options with a secret in the wrong place, by the option, and the code that it gives.
