@@ -4,6 +4,8 @@
 #   make test      every check there is; the last line counts them
 #   make test-interop   the same servers, versions and faults as other people have; part of test
 #   make fuzz      30 seconds of hostile responses for the parser; needs cargo-fuzz
+#   make bench PEER=/path/to/lua-resty-http   this library beside that one; see docs/performance.md
+#   make bench-quick PEER=…   the same in less than 3 minutes; bench-instructions counts instructions
 #   make install LUA_LIB_DIR=/usr/local/openresty/lualib BIN_DIR=/usr/local/bin
 #   make install-dropin LUA_LIB_DIR=…   and require("resty.http") is this library
 
@@ -13,7 +15,8 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 LIBRARY := $(or $(CARGO_TARGET_DIR),target)/release/libresty_mtls_native.so
 BUILT   := build/lualib/resty/mtls/native.so
 
-.PHONY: all deps build test test-interop lint fuzz demo install install-dropin clean
+.PHONY: all deps build test test-interop lint fuzz demo bench bench-quick bench-instructions
+.PHONY: install install-dropin clean
 
 all: build
 
@@ -40,6 +43,20 @@ fuzz:
 
 demo: deps build
 	@luajit tools/demo.lua
+
+# PEER_DEPS: checkouts of what the peer needs, with : between. BENCH: options of bench/options.lua.
+PEERS = --peer="$(PEER)" --peer-deps="$(PEER_DEPS)"
+
+bench: deps build
+	@luajit bench/run.lua $(PEERS) $(BENCH)
+
+bench-quick: deps build
+	@luajit bench/run.lua $(PEERS) --rounds=2 --seconds=1 --large-seconds=2 --warm-up=0.3 \
+	    --results=build/bench $(BENCH)
+
+# Needs valgrind, which install-deps does not install.
+bench-instructions: deps build
+	@luajit bench/instructions.lua $(PEERS) $(BENCH)
 
 # LUA_CLIB_DIR differs only for luarocks, which keeps native modules apart. BIN_DIR is for the command
 # resty-mtls-check: LUA_LIB_DIR/bin unless given.
