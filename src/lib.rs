@@ -20,7 +20,9 @@ pub mod stats;
 pub mod tls;
 
 /// `require("resty.mtls.native")`
-#[mlua::lua_module(name = "resty_mtls_native")]
+///
+/// Without mlua's guard against Lua being out of memory around each call: see `binding/strings.rs`.
+#[mlua::lua_module(name = "resty_mtls_native", skip_memory_check)]
 fn open(lua: &mlua::Lua) -> mlua::Result<mlua::Table> {
     binding::module(lua)
 }

@@ -12,10 +12,11 @@ use mlua::{
 
 use super::DestinationHandle;
 use super::arguments::{self, Defaults};
-use super::heads::{header_table, redacted_head};
+use super::heads::redacted_head;
 use super::mailbox::MailboxHandle;
 use super::reply::{Reply, guarded};
 use super::report;
+use super::strings;
 use crate::client::{
     Client, Destination, Exchange, GateOptions, Released, Route, Summary, Taken, Timeouts, Until,
 };
@@ -358,8 +359,8 @@ fn add_results<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
         Ok(guarded(|| this.outcome(id).map(|()| true)))
     });
     // response(id) -> status, reason, headers, whether it has a body, whether that is chunked,
-    //     whether the connection can be kept, timings; status is false if the operation brought no
-    //     response
+    //     whether the connection can be kept, and in milliseconds: resolve, connect, tls, first
+    //     byte, total up to the end of the head; status is false if the operation brought no response
     methods.add_method_mut("response", |lua, this, id: OperationId| {
         let summary = guarded(|| {
             this.outcome(id)?;
@@ -372,7 +373,7 @@ fn add_results<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
                 keeps_alive,
                 timing,
             })) => {
-                let headers = header_table(lua, &head.headers)?;
+                let headers = strings::header_table(lua, &head.headers)?;
                 let has_body = framing != Framing::None;
                 let chunked = framing == Framing::Chunked;
                 let values = (
@@ -382,7 +383,7 @@ fn add_results<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
                     has_body,
                     chunked,
                     keeps_alive,
-                    report::timings(lua, &timing)?,
+                    report::timings(&timing),
                 );
                 Ok(values.into_lua_multi(lua)?)
             }
@@ -396,7 +397,7 @@ fn add_results<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
         let part = guarded(|| {
             let part = this
                 .current()?
-                .take_part(max, |bytes| lua.create_string(bytes));
+                .take_part(max, |bytes| strings::new(lua, bytes));
             part.map_err(|error| this.explain(error))
         });
         let is_end = matches!(part.0, Ok(Taken::End));
@@ -405,7 +406,7 @@ fn add_results<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
     // take_whole() -> string, or false if it has to be waited for; and as above
     methods.add_method_mut("take_whole", |lua, this, ()| {
         let whole = guarded(|| {
-            let whole = this.current()?.take_whole(|bytes| lua.create_string(bytes));
+            let whole = this.current()?.take_whole(|bytes| strings::new(lua, bytes));
             whole.map_err(|error| this.explain(error))
         });
         let is_end = matches!(whole.0, Ok(Taken::Data(_) | Taken::End));
@@ -415,7 +416,7 @@ fn add_results<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
     methods.add_method_mut("trailers", |lua, this, ()| {
         let trailers = guarded(|| Ok(this.current()?.trailers()));
         Ok(Reply(match trailers.0 {
-            Ok(trailers) => Ok(header_table(lua, &trailers)?),
+            Ok(trailers) => Ok(strings::header_table(lua, &trailers)?),
             Err(error) => Err(error),
         }))
     });

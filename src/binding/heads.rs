@@ -1,33 +1,4 @@
-//! Heads of requests and responses, as Lua sees them.
-
-use mlua::{Lua, Table};
-
-use crate::http1::Header;
-
-/// Names as sent; a name that occurs again, in any letter case, makes its value an array.
-pub fn header_table(lua: &Lua, headers: &[Header]) -> mlua::Result<Table> {
-    let table = lua.create_table_with_capacity(0, headers.len())?;
-    for (index, header) in headers.iter().enumerate() {
-        let same = |other: &&Header| other.name.eq_ignore_ascii_case(&header.name);
-        if headers[..index].iter().any(|other| same(&other)) {
-            continue;
-        }
-        let mut values = headers[index..].iter().filter(same);
-        let first = values.next().map_or(&[][..], |header| &header.value);
-        let rest: Vec<_> = values.collect();
-        if rest.is_empty() {
-            table.raw_set(header.name.as_str(), lua.create_string(first)?)?;
-            continue;
-        }
-        let array = lua.create_table_with_capacity(1 + rest.len(), 0)?;
-        array.raw_push(lua.create_string(first)?)?;
-        for header in rest {
-            array.raw_push(lua.create_string(&header.value)?)?;
-        }
-        table.raw_set(header.name.as_str(), array)?;
-    }
-    Ok(table)
-}
+//! Request heads, as logs show them.
 
 /// The head at the start of a request, for a log. Whoever reads logs must not learn to log in, so
 /// that only values are shown that are known to be harmless, and no query.

@@ -11,6 +11,7 @@ mod mailbox;
 mod options;
 mod reply;
 mod report;
+mod strings;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mlua::{Lua, Table};
+use mlua::{Lua, Table, Variadic};
 
 use crate::client::{Timing, Trace};
 use crate::tls::{Certificate, ClientAuth, Identity, Session};
@@ -12,23 +12,25 @@ pub fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-/// `{resolve, connect, tls, first_byte, total, reused}`: times in milliseconds, the total up to the
-/// end of the head.
-pub fn timings(lua: &Lua, timing: &Timing) -> mlua::Result<Table> {
-    let table = lua.create_table_with_capacity(0, 6)?;
+/// Milliseconds: resolve, connect, tls, all nil if the connection was used before; from sending to the
+/// first byte; and the total up to the end of the head.
+pub fn timings(timing: &Timing) -> Timings {
     let opening = |step: fn(&Trace) -> Duration| {
-        let time = timing.opening.as_ref().map(|trace| step(trace));
-        milliseconds(time.unwrap_or_default())
+        let trace = timing.opening.as_ref()?;
+        Some(milliseconds(step(trace)))
     };
-    table.raw_set("resolve", opening(|trace| trace.resolve))?;
-    table.raw_set("connect", opening(|trace| trace.connect))?;
-    table.raw_set("tls", opening(|trace| trace.tls))?;
     let first_byte = timing.first_byte.saturating_duration_since(timing.began);
-    table.raw_set("first_byte", milliseconds(first_byte))?;
-    table.raw_set("total", milliseconds(timing.total(timing.head)))?;
-    table.raw_set("reused", timing.opening.is_none())?;
-    Ok(table)
+    Variadic::from(vec![
+        opening(|trace| trace.resolve),
+        opening(|trace| trace.connect),
+        opening(|trace| trace.tls),
+        Some(milliseconds(first_byte)),
+        Some(milliseconds(timing.total(timing.head))),
+    ])
 }
+
+/// See [`timings`].
+pub type Timings = Variadic<Option<f64>>;
 
 /// What `httpc:get_ssl_info` returns.
 pub fn of_session(lua: &Lua, session: &Session) -> mlua::Result<Table> {

@@ -170,8 +170,8 @@ end
 ---@return string? err
 ---@return table? details
 function _M.new(httpc, id)
-    local status, reason, headers, has_body, chunked, keeps_alive, timings =
-        httpc.client:response(id)
+    local status, reason, headers, has_body, chunked, keeps_alive, resolve, connect, tls,
+        first_byte, total = httpc.client:response(id)
     if not status then
         return status, reason, headers
     end
@@ -183,7 +183,14 @@ function _M.new(httpc, id)
         reason = reason,
         headers = header_tables.new(headers),
         has_body = has_body,
-        timings = timings,
+        timings = {
+            resolve = resolve or 0,
+            connect = connect or 0,
+            tls = tls or 0,
+            first_byte = first_byte,
+            total = total,
+            reused = not resolve,
+        },
         body_reader = no_body_reader,
         read_body = read_body,
         read_trailers = read_trailers,

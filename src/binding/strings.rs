@@ -1,0 +1,73 @@
+//! Byte strings on their way to Lua.
+
+use mlua::{Lua, LuaString, ffi};
+
+use crate::http1::Header;
+
+/// Allocations below this are not worth guarding: where they fail, so do Rust's own, which ends the
+/// process.
+const GUARDED: usize = 64 * 1024;
+
+/// A Lua string. Of the module's calls only this one guards against Lua being out of memory, since a
+/// body may be larger than anything else: guarding every call of Lua's made up half of a request.
+pub fn new(lua: &Lua, bytes: &[u8]) -> mlua::Result<LuaString> {
+    if bytes.len() < GUARDED {
+        return lua.create_string(bytes);
+    }
+    // SAFETY: it runs in a protected call with room for a value on the stack, and leaves one string
+    // there, of bytes that are valid for as long as it runs.
+    unsafe {
+        lua.exec_raw((), |state| {
+            ffi::lua_pushlstring(state, bytes.as_ptr().cast(), bytes.len());
+        })
+    }
+}
+
+/// A table of headers: names as sent; a name that occurs again, in any letter case, makes its value an
+/// array. Made on Lua's stack, where mlua would keep a reference for each string.
+pub fn header_table(lua: &Lua, headers: &[Header]) -> mlua::Result<mlua::Table> {
+    let groups = groups(headers);
+    let size = i32::try_from(groups.len()).unwrap_or(0);
+    // SAFETY: it runs in a protected call. At most five values are on the stack at a time, which has
+    // room for twenty (LUA_MINSTACK); each step leaves the table on top and takes what it pushed.
+    unsafe {
+        lua.exec_raw((), |state| {
+            ffi::lua_createtable(state, 0, size);
+            for group in &groups {
+                push(state, group[0].name.as_bytes());
+                match group.as_slice() {
+                    [header] => push(state, &header.value),
+                    several => {
+                        ffi::lua_createtable(state, i32::try_from(several.len()).unwrap_or(0), 0);
+                        for (index, header) in several.iter().enumerate() {
+                            push(state, &header.value);
+                            ffi::lua_rawseti(state, -2, index as ffi::lua_Integer + 1);
+                        }
+                    }
+                }
+                ffi::lua_rawset(state, -3);
+            }
+        })
+    }
+}
+
+/// The headers of each name, in the order in which the names first came.
+fn groups(headers: &[Header]) -> Vec<Vec<&Header>> {
+    let mut groups: Vec<Vec<&Header>> = Vec::with_capacity(headers.len());
+    for header in headers {
+        let same = |group: &&mut Vec<&Header>| group[0].name.eq_ignore_ascii_case(&header.name);
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(header),
+            None => groups.push(vec![header]),
+        }
+    }
+    groups
+}
+
+/// # Safety
+///
+/// The stack needs room for a value, and the call to be protected.
+unsafe fn push(state: *mut ffi::lua_State, bytes: &[u8]) {
+    // SAFETY: as the caller promises; the bytes are copied.
+    unsafe { ffi::lua_pushlstring(state, bytes.as_ptr().cast(), bytes.len()) };
+}
