@@ -54,6 +54,11 @@ impl Log {
         self.add(Level::Warn, text);
     }
 
+    /// Whether there is something.
+    pub fn has_entries(&self) -> bool {
+        self.has_entries.load(Ordering::Acquire)
+    }
+
     /// What there is. Costs next to nothing if there is nothing.
     pub fn take(&self) -> VecDeque<Entry> {
         if !self.has_entries.swap(false, Ordering::AcqRel) {

@@ -70,7 +70,8 @@ impl MailboxHandle {
 
 impl UserData for MailboxHandle {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        // drain(ids) -> count, idle: completed operations into the array `ids`.
+        // drain(ids) -> count, idle, whether there is something to log: completed operations into
+        //     the array `ids`.
         methods.add_method_mut("drain", |_, this, ids: Table| {
             let drained = guarded(|| Ok(this.current()?.drain()));
             Ok(match drained.0 {
@@ -78,7 +79,8 @@ impl UserData for MailboxHandle {
                     for (index, id) in (1..).zip(&drained.completed) {
                         ids.raw_seti(index, *id)?;
                     }
-                    Reply(Ok((drained.completed.len(), drained.idle)))
+                    let has_log = this.engine.is_some_and(|engine| engine.log.has_entries());
+                    Reply(Ok((drained.completed.len(), drained.idle, has_log)))
                 }
                 Err(error) => Reply(Err(error)),
             })

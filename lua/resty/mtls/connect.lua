@@ -2,7 +2,6 @@
 
 local destinations = require("resty.mtls.destination")
 local bad_argument = require("resty.mtls.errors").bad_argument
-local log = require("resty.mtls.log")
 local operation = require("resty.mtls.operation")
 local proxies = require("resty.mtls.proxy")
 local wait = require("resty.mtls.wait")
@@ -92,7 +91,6 @@ local function open(self, destination, host, options)
             return nil, err, details
         end
         if reused then
-            log.flush()
             return true
         end
     end
@@ -106,14 +104,8 @@ local function open(self, destination, host, options)
         return bad_argument("bad 'pool_size': a number of at least 1")
     end
     size = size and whole(size)
-    local ok
-    ok, err, details = operation.conclude(client, "connect", destination, addresses, remember_names,
-        size, backlog)
-    log.flush()
-    if not ok then
-        return nil, err, details
-    end
-    return true
+    return operation.conclude(client, "connect", destination, addresses, remember_names, size,
+        backlog)
 end
 
 
@@ -209,7 +201,6 @@ local function handshake(self, options)
     end
     local ok
     ok, err, details = operation.conclude(self.client, "handshake", destination)
-    log.flush()
     if not ok then
         return nil, err, details
     end

@@ -104,7 +104,7 @@ end
 
 
 local function post_completed()
-    local count, idle = mailbox:drain(completed)
+    local count, idle, has_log = mailbox:drain(completed)
     if not count then
         return true
     end
@@ -117,7 +117,9 @@ local function post_completed()
             sema:post(1)
         end
     end
-    log.flush()
+    if has_log then
+        log.flush()
+    end
     return idle
 end
 
@@ -254,7 +256,9 @@ function _M.finish(mode, id)
     if mode == "yield" then
         return yield_until(id)
     end
-    return mailbox:block(id, BLOCK_MS)
+    local ok, err, details = mailbox:block(id, BLOCK_MS)
+    log.flush()
+    return ok, err, details
 end
 
 
