@@ -16,16 +16,7 @@ local type = type
 local _M = {}
 
 
-local identity_options = {
-    "ssl_cert",
-    "ssl_key",
-    "ssl_cert_path",
-    "ssl_key_path",
-    "ssl_client_cert",
-    "ssl_client_priv_key",
-    "ssl_pkcs12",
-    "ssl_key_password",
-}
+local identity_options = tls_profiles.identity_options
 
 -- Beyond so many entries a cache starts over: option values of some callers never repeat.
 local MAX_CACHED = 1000

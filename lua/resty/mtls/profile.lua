@@ -26,8 +26,8 @@ local trust_options = {
     "ssl_session_reuse",
 }
 
--- Those that come first are the ones that tell most profiles apart.
-local profile_options = {
+--- Who the client is. Those that come first are the ones that tell most profiles apart.
+_M.identity_options = {
     "ssl_cert",
     "ssl_key",
     "ssl_cert_path",
@@ -36,9 +36,13 @@ local profile_options = {
     "ssl_client_priv_key",
     "ssl_pkcs12",
     "ssl_key_password",
-    "ssl_pinned_pubkey",
-    unpack(trust_options),
 }
+
+local profile_options = { unpack(_M.identity_options) }
+profile_options[#profile_options + 1] = "ssl_pinned_pubkey"
+for i = 1, #trust_options do
+    profile_options[#profile_options + 1] = trust_options[i]
+end
 
 -- These may be objects of ngx.ssl's.
 local object_readers = {
