@@ -376,6 +376,7 @@ fn add_results<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
                 let headers = strings::header_table(lua, &head.headers)?;
                 let has_body = framing != Framing::None;
                 let chunked = framing == Framing::Chunked;
+                let [resolve, connect, tls, first_byte, total] = report::timings(&timing);
                 let values = (
                     head.status,
                     head.reason,
@@ -383,7 +384,11 @@ fn add_results<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
                     has_body,
                     chunked,
                     keeps_alive,
-                    report::timings(&timing),
+                    resolve,
+                    connect,
+                    tls,
+                    first_byte,
+                    total,
                 );
                 Ok(values.into_lua_multi(lua)?)
             }

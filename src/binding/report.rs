@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mlua::{Lua, Table, Variadic};
+use mlua::{Lua, Table};
 
 use crate::client::{Timing, Trace};
 use crate::tls::{Certificate, ClientAuth, Identity, Session};
@@ -12,25 +12,22 @@ pub fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-/// Milliseconds: resolve, connect, tls, all nil if the connection was used before; from sending to the
-/// first byte; and the total up to the end of the head.
-pub fn timings(timing: &Timing) -> Timings {
+/// Milliseconds: resolve, connect and tls, all nil if the connection was used before; from sending to
+/// the first byte; and the total up to the end of the head.
+pub fn timings(timing: &Timing) -> [Option<f64>; 5] {
     let opening = |step: fn(&Trace) -> Duration| {
         let trace = timing.opening.as_ref()?;
         Some(milliseconds(step(trace)))
     };
     let first_byte = timing.first_byte.saturating_duration_since(timing.began);
-    Variadic::from(vec![
+    [
         opening(|trace| trace.resolve),
         opening(|trace| trace.connect),
         opening(|trace| trace.tls),
         Some(milliseconds(first_byte)),
         Some(milliseconds(timing.total(timing.head))),
-    ])
+    ]
 }
-
-/// See [`timings`].
-pub type Timings = Variadic<Option<f64>>;
 
 /// What `httpc:get_ssl_info` returns.
 pub fn of_session(lua: &Lua, session: &Session) -> mlua::Result<Table> {

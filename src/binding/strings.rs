@@ -26,22 +26,27 @@ pub fn new(lua: &Lua, bytes: &[u8]) -> mlua::Result<LuaString> {
 /// A table of headers: names as sent; a name that occurs again, in any letter case, makes its value an
 /// array. Made on Lua's stack, where mlua would keep a reference for each string.
 pub fn header_table(lua: &Lua, headers: &[Header]) -> mlua::Result<mlua::Table> {
-    let groups = groups(headers);
-    let size = i32::try_from(groups.len()).unwrap_or(0);
+    let size = length(headers.len());
     // SAFETY: it runs in a protected call. At most five values are on the stack at a time, which has
     // room for twenty (LUA_MINSTACK); each step leaves the table on top and takes what it pushed.
+    // Nothing is owned here that an error of Lua's would leave behind.
     unsafe {
         lua.exec_raw((), |state| {
             ffi::lua_createtable(state, 0, size);
-            for group in &groups {
-                push(state, group[0].name.as_bytes());
-                match group.as_slice() {
-                    [header] => push(state, &header.value),
-                    several => {
-                        ffi::lua_createtable(state, i32::try_from(several.len()).unwrap_or(0), 0);
-                        for (index, header) in several.iter().enumerate() {
+            for (index, header) in headers.iter().enumerate() {
+                let same = |other: &&Header| other.name.eq_ignore_ascii_case(&header.name);
+                if headers[..index].iter().any(|other| same(&other)) {
+                    continue;
+                }
+                let values = || headers[index..].iter().filter(same);
+                push(state, header.name.as_bytes());
+                match values().count() {
+                    1 => push(state, &header.value),
+                    count => {
+                        ffi::lua_createtable(state, length(count), 0);
+                        for (number, header) in (1..).zip(values()) {
                             push(state, &header.value);
-                            ffi::lua_rawseti(state, -2, index as ffi::lua_Integer + 1);
+                            ffi::lua_rawseti(state, -2, number);
                         }
                     }
                 }
@@ -51,17 +56,9 @@ pub fn header_table(lua: &Lua, headers: &[Header]) -> mlua::Result<mlua::Table> 
     }
 }
 
-/// The headers of each name, in the order in which the names first came.
-fn groups(headers: &[Header]) -> Vec<Vec<&Header>> {
-    let mut groups: Vec<Vec<&Header>> = Vec::with_capacity(headers.len());
-    for header in headers {
-        let same = |group: &&mut Vec<&Header>| group[0].name.eq_ignore_ascii_case(&header.name);
-        match groups.iter_mut().find(same) {
-            Some(group) => group.push(header),
-            None => groups.push(vec![header]),
-        }
-    }
-    groups
+/// How much room to make: Lua only takes it for a hint.
+fn length(count: usize) -> std::ffi::c_int {
+    count.try_into().unwrap_or(0)
 }
 
 /// # Safety

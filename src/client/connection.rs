@@ -192,7 +192,9 @@ impl Connection {
     /// Lets go of what an idle connection need not hold: there may be ten thousand of them.
     pub fn settle(&mut self) {
         self.buffer = Vec::new();
-        if let Stream::Tls(_, session) = &self.stream {
+        if self.reused == 0
+            && let Stream::Tls(_, session) = &self.stream
+        {
             session.settle();
         }
     }

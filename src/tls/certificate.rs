@@ -135,13 +135,9 @@ impl Certificate {
 
     /// Whether a client may show it (RFC 5280, 4.2.1.12).
     pub fn allows_client_auth(&self) -> bool {
-        self.allows(&["clientAuth", "anyExtendedKeyUsage"])
-    }
-
-    fn allows(&self, wanted: &[&str]) -> bool {
-        self.usages
-            .as_ref()
-            .is_none_or(|usages| usages.iter().any(|usage| wanted.contains(&usage.as_str())))
+        let allows = |usage: &String| usage == "clientAuth" || usage == "anyExtendedKeyUsage";
+        let usages = self.usages.as_ref();
+        usages.is_none_or(|usages| usages.iter().any(allows))
     }
 }
 

@@ -42,34 +42,6 @@ struct State {
 /// What could not be used may be usable now though no file has changed: the limit of open files.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
-impl State {
-    fn has_refused(&self, files: &[FileState]) -> bool {
-        matches!(&self.refused, Some((refused, _)) if refused == files)
-    }
-
-    /// Whether these files have been refused a moment ago.
-    fn is_refused(&self, files: &[FileState]) -> bool {
-        let is_recent = |at: &Instant| at.elapsed() < RETRY_INTERVAL;
-        self.has_refused(files) && self.refused.as_ref().is_some_and(|(_, at)| is_recent(at))
-    }
-}
-
-/// The paths whose states differ.
-fn changed(before: &[FileState], now: &[FileState]) -> String {
-    let mut paths: Vec<_> = now
-        .iter()
-        .filter(|file| !before.contains(file))
-        .map(FileState::path)
-        .collect();
-    // One file may have both certificate and key.
-    paths.sort();
-    paths.dedup();
-    if paths.is_empty() {
-        paths = vec!["a folder".to_owned()];
-    }
-    paths.join(", ")
-}
-
 /// Files are looked at no more often. The sweeper of the pool comes as often.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -160,6 +132,34 @@ impl Profile {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl State {
+    fn has_refused(&self, files: &[FileState]) -> bool {
+        matches!(&self.refused, Some((refused, _)) if refused == files)
+    }
+
+    /// Whether these files have been refused a moment ago.
+    fn is_refused(&self, files: &[FileState]) -> bool {
+        let is_recent = |at: &Instant| at.elapsed() < RETRY_INTERVAL;
+        self.has_refused(files) && self.refused.as_ref().is_some_and(|(_, at)| is_recent(at))
+    }
+}
+
+/// The paths whose states differ.
+fn changed(before: &[FileState], now: &[FileState]) -> String {
+    let mut paths: Vec<_> = now
+        .iter()
+        .filter(|file| !before.contains(file))
+        .map(FileState::path)
+        .collect();
+    // One file may have both certificate and key.
+    paths.sort();
+    paths.dedup();
+    if paths.is_empty() {
+        paths = vec!["a folder".to_owned()];
+    }
+    paths.join(", ")
 }
 
 /// Ends a look at the files, however it ends.

@@ -118,18 +118,24 @@ impl ServerCertVerifier for ServerVerifier {
 
 /// Some reasons that webpki gives for not finding a way to an anchor are about the last thing that it
 /// tried: a CA of the right name with another key, or a root of version 1 that the server has sent.
+/// And of a certificate that nobody but itself vouches for it says that it calls itself a CA.
 fn plain_cause(error: rustls::Error, end_entity: &CertificateDer<'_>) -> rustls::Error {
-    let is_readable = ParsedCertificate::try_from(end_entity).is_ok();
-    match &error {
-        rustls::Error::InvalidCertificate(CertificateError::BadSignature) => {
-            CertificateError::UnknownIssuer.into()
+    let is_about_issuer = match &error {
+        rustls::Error::InvalidCertificate(CertificateError::BadSignature) => true,
+        rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
+            match other.to_string().as_str() {
+                "UnsupportedCertVersion" => ParsedCertificate::try_from(end_entity).is_ok(),
+                "CaUsedAsEndEntity" => {
+                    Certificate::parse(end_entity).is_some_and(|facts| facts.self_signed)
+                }
+                _ => false,
+            }
         }
-        rustls::Error::InvalidCertificate(CertificateError::Other(other))
-            if is_readable && other.to_string() == "UnsupportedCertVersion" =>
-        {
-            CertificateError::UnknownIssuer.into()
-        }
-        _ => error,
+        _ => false,
+    };
+    match is_about_issuer {
+        true => CertificateError::UnknownIssuer.into(),
+        false => error,
     }
 }
 

@@ -10,15 +10,7 @@ use crate::tls::verify::NotPinned;
 /// The error for a certificate that the verifier refused.
 pub fn certificate(error: &CertificateError, stage: Stage, session: &Session) -> Error {
     let chain = session.chain();
-    let cause = match cause(error) {
-        // One that nobody but itself vouches for, whether it calls itself a CA or not.
-        Cause::ServerCertificateInvalid { .. }
-            if is_ca(error) && chain.first().is_some_and(|leaf| leaf.self_signed) =>
-        {
-            self::cause(&CertificateError::UnknownIssuer)
-        }
-        cause => cause,
-    };
+    let cause = cause(error);
     let hint = match (&cause, chain.first()) {
         (Cause::ServerCertificateUntrusted { .. }, Some(leaf)) => {
             Some(untrusted(leaf, &chain, session))
@@ -146,7 +138,7 @@ fn cause(error: &CertificateError) -> Cause {
         Certificate::Other(other) => match other.0.downcast_ref::<NotPinned>() {
             Some(NotPinned(pin)) => Cause::ServerKeyNotPinned { pin: pin.clone() },
             None => invalid(match other.0.to_string().as_str() {
-                CA_AS_SERVER => "it is a CA's certificate, not a server's",
+                "CaUsedAsEndEntity" => "it is a CA's certificate, not a server's",
                 "UnsupportedCertVersion" => "it is not X.509 version 3",
                 reason => reason,
             }),
@@ -158,13 +150,6 @@ fn cause(error: &CertificateError) -> Cause {
         Certificate::BadSignature => invalid("its key did not sign the handshake (BadSignature)"),
         _ => invalid(&error.to_string()),
     }
-}
-
-/// What webpki calls a CA's certificate in a server's place.
-const CA_AS_SERVER: &str = "CaUsedAsEndEntity";
-
-fn is_ca(error: &CertificateError) -> bool {
-    matches!(error, CertificateError::Other(other) if other.0.to_string() == CA_AS_SERVER)
 }
 
 fn invalid(reason: &str) -> Cause {
