@@ -1,7 +1,7 @@
 //! The native half of lua-resty-mtls: HTTP requests over mutual TLS for nginx, off its event loop.
 //!
 //! ```text
-//!  lua/resty/mtls ─▶ binding ─▶ client ─▶ http1 · tls · pool · net
+//!  lua/resty/mtls ─▶ binding ─▶ client ─▶ http2 ─▶ http1 · tls · pool · net
 //!                       └──▶ mailbox · runtime
 //! ```
 //!
@@ -11,6 +11,7 @@ mod binding;
 pub mod client;
 pub mod error;
 pub mod http1;
+pub mod http2;
 pub mod log;
 pub mod mailbox;
 pub mod net;

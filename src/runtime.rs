@@ -14,7 +14,7 @@ use std::sync::{Arc, Once};
 use tokio::runtime::{Builder, Handle};
 use tokio::task::AbortHandle;
 
-use crate::client::{ConnectionPool, Gates};
+use crate::client::{ConnectionPool, Gates, Sharing};
 use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::net::Resolver;
@@ -27,6 +27,8 @@ pub struct Engine {
     handle: Handle,
     /// Idle connections.
     pub pool: ConnectionPool,
+    /// HTTP/2 connections.
+    pub sharing: Sharing,
     /// Bounds on the connections in use.
     pub gates: Gates,
     /// Names looked up.
@@ -86,6 +88,7 @@ impl Engine {
         let engine: &'static Self = Box::leak(Box::new(Self {
             handle: runtime.handle().clone(),
             pool: ConnectionPool::default(),
+            sharing: Sharing::default(),
             gates: Gates::default(),
             resolver: Resolver::default(),
             profiles: ProfileCache::new(log.clone()),

@@ -20,6 +20,7 @@ local TEMPLATE = [[
     LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
     LoadModule headers_module /usr/lib/apache2/modules/mod_headers.so
     LoadModule ssl_module /usr/lib/apache2/modules/mod_ssl.so
+    LoadModule http2_module /usr/lib/apache2/modules/mod_http2.so
     StartServers 1
     ThreadsPerChild 4
     MaxRequestWorkers 4
@@ -42,6 +43,7 @@ local SITE = [[
         SSLVerifyDepth 3
         Header always set X-Subject "%{SSL_CLIENT_S_DN}s"
         Header always set X-Protocol "%{SSL_PROTOCOL}s"
+        Protocols $HTTP
         $CRL
         $CONFIG
     </VirtualHost>
@@ -49,6 +51,7 @@ local SITE = [[
 
 ---@class HttpdSite: Site
 ---@field config string? further configuration
+---@field http2 boolean? offer HTTP/2 as well, and prefer it
 
 ---@class HttpdOptions: HttpdSite
 ---@field sites table<string, HttpdSite>? several listeners, by name
@@ -74,6 +77,7 @@ local function site_text(port, site)
         PROTOCOLS = site.version and "-all +TLSv" .. site.version or "-all +TLSv1.2 +TLSv1.3",
         CRL = site.crl and 'SSLCARevocationCheck chain\nSSLCARevocationFile "' .. site.crl .. '"'
             or "",
+        HTTP = site.http2 and "h2 http/1.1" or "http/1.1",
         CONFIG = site.config or "",
     }
     return (SITE:gsub("%$([A-Z_]+)", values))

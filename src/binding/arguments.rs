@@ -2,9 +2,10 @@
 
 use mlua::{BorrowedBytes, FromLua, Lua, Table, Value};
 
-use crate::client::{Exchange, Timeouts};
+use crate::client::{Exchange, Message, Request, Timeouts};
 use crate::error::{Error, Result};
-use crate::http1::{HeaderList, Limits, RequestHead, RequestTarget};
+use crate::http1::{HeaderList, Limits, RequestHead, RequestTarget, Version};
+use crate::http2;
 
 /// What the client adds to a request of its own.
 pub struct Defaults<'a> {
@@ -18,6 +19,10 @@ pub struct Defaults<'a> {
     pub path_prefix: String,
     /// `Proxy-Authorization`, for a proxy that passes requests on.
     pub proxy_authorization: Option<&'a [u8]>,
+    /// Whether the connection speaks HTTP/2.
+    pub http2: bool,
+    /// Whether it is TLS.
+    pub tls: bool,
     /// Time-outs.
     pub timeouts: Timeouts,
 }
@@ -43,9 +48,14 @@ pub fn exchange(lua: &Lua, params: &Table, defaults: &Defaults<'_>) -> Result<Ex
     if let Some(traceparent) = &defaults.traceparent {
         headers.set_default("traceparent", traceparent);
     }
-    let minor_version = minor_version(params)?;
-    // HTTP/1.0 has no interim responses to wait for (RFC 9110, 10.1.1).
-    let expects_continue = minor_version == 1 && headers.expects_continue();
+    let version = match version(params)? {
+        // What the connection speaks.
+        _ if defaults.http2 => Version::Http2,
+        version => version,
+    };
+    // HTTP/1.0 has no interim responses to wait for (RFC 9110, 10.1.1), and over HTTP/2 the server
+    // can stop the body at any time.
+    let expects_continue = version == Version::Http11 && headers.expects_continue();
     let head = RequestHead {
         method: &method,
         target: RequestTarget {
@@ -53,7 +63,7 @@ pub fn exchange(lua: &Lua, params: &Table, defaults: &Defaults<'_>) -> Result<Ex
             path: &path,
             query: &query,
         },
-        minor_version,
+        version,
         headers,
         body_length: match &body {
             Body::None | Body::Iterator => None,
@@ -64,6 +74,23 @@ pub fn exchange(lua: &Lua, params: &Table, defaults: &Defaults<'_>) -> Result<Ex
         user_agent,
         proxy_authorization: defaults.proxy_authorization,
     };
+    // RFC 9110, 9.2.2: what is sent twice must mean the same as what is sent once.
+    let retry_stale = is_idempotent(&method) && boolean(params, "retry_stale")?.unwrap_or(true);
+    if defaults.http2 {
+        let request = Request {
+            in_pieces: head.body_is_iterator,
+            head: http2::Head::new(head, defaults.tls)?,
+            body: match body {
+                Body::Bytes(bytes) => bytes.into(),
+                Body::None | Body::Iterator => Default::default(),
+            },
+        };
+        return Ok(Exchange {
+            message: Message::Frames(Box::new(request)),
+            retry_stale,
+            ..response(lua, params, defaults.timeouts)?
+        });
+    }
     let mut wire = Vec::with_capacity(1024);
     let announced = head.encode(&mut wire)?;
     let head_length = wire.len();
@@ -74,9 +101,8 @@ pub fn exchange(lua: &Lua, params: &Table, defaults: &Defaults<'_>) -> Result<Ex
     Ok(Exchange {
         continue_at: waits.then_some(head_length),
         announced,
-        // RFC 9110, 9.2.2: what is sent twice must mean the same as what is sent once.
-        retry_stale: is_idempotent(&method) && boolean(params, "retry_stale")?.unwrap_or(true),
-        bytes: wire,
+        retry_stale,
+        message: Message::Bytes(wire),
         ..response(lua, params, defaults.timeouts)?
     })
 }
@@ -87,7 +113,7 @@ pub fn response(lua: &Lua, params: &Table, timeouts: Timeouts) -> Result<Exchang
     let headers = number(params, "max_headers")?.unwrap_or(Limits::HEADERS as u64);
     let head_bytes = number(params, "max_header_size")?.unwrap_or(Limits::HEAD_BYTES as u64);
     Ok(Exchange {
-        bytes: Vec::new(),
+        message: Message::Bytes(Vec::new()),
         continue_at: None,
         announced: None,
         method: String::from_utf8_lossy(&method).to_ascii_uppercase(),
@@ -198,14 +224,14 @@ fn escape(text: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-fn minor_version(params: &Table) -> Result<u8> {
+fn version(params: &Table) -> Result<Version> {
     match get(params, "version")? {
-        Value::Nil => Ok(1),
-        Value::Number(1.1) => Ok(1),
-        Value::Integer(1) => Ok(0),
-        Value::Number(1.0) => Ok(0),
+        Value::Nil => Ok(Version::Http11),
+        Value::Number(1.1) => Ok(Version::Http11),
+        Value::Integer(1) => Ok(Version::Http10),
+        Value::Number(1.0) => Ok(Version::Http10),
         _ => Err(Error::bad_argument(
-            "bad 'version': a request is HTTP/1.1 or HTTP/1.0",
+            "bad 'version': a request is HTTP/1.1 or HTTP/1.0, or what http_version says",
         )),
     }
 }

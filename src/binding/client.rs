@@ -21,7 +21,6 @@ use crate::client::{
     Client, Destination, Exchange, GateOptions, Released, Route, Summary, Taken, Timeouts, Until,
 };
 use crate::error::{Cause, Error, Result, Stage};
-use crate::http1::Framing;
 use crate::mailbox::{Completion, OperationId};
 use crate::runtime::Engine;
 
@@ -116,12 +115,14 @@ impl ClientHandle {
     }
 
     fn exchange(
-        &self,
+        &mut self,
+        as_sent: bool,
         lua: &Lua,
         params: &Table,
         user_agent: &LuaString,
         traceparent: Option<&LuaString>,
     ) -> Result<Exchange> {
+        let http2 = as_sent && self.current()?.speaks_http2();
         let destination = self.destination.as_deref();
         if destination.is_none() {
             return Err(Error::not_connected());
@@ -133,6 +134,8 @@ impl ClientHandle {
             traceparent: traceparent.map(LuaString::as_bytes),
             path_prefix: path_prefix.unwrap_or_default(),
             proxy_authorization: destination.and_then(Destination::proxy_authorization),
+            http2,
+            tls: destination.is_some_and(|destination| destination.tls.is_some()),
             timeouts: self.timeouts,
         };
         arguments::exchange(lua, params, &defaults)
@@ -255,7 +258,7 @@ fn add_exchanging<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
     methods.add_method_mut("request", |lua, this, arguments: RequestArguments| {
         let (mut mailbox, id, params, user_agent, traceparent) = arguments;
         Ok(guarded(|| {
-            let exchange = this.exchange(lua, &params, &user_agent, traceparent.as_ref())?;
+            let exchange = this.exchange(true, lua, &params, &user_agent, traceparent.as_ref())?;
             this.begin(&mut mailbox, id, |client, _, completion| {
                 client.request(exchange, completion)
             })
@@ -266,8 +269,8 @@ fn add_exchanging<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
     methods.add_method_mut("show", |lua, this, arguments: ShowArguments| {
         let (params, user_agent, traceparent) = arguments;
         Ok(guarded(|| {
-            let exchange = this.exchange(lua, &params, &user_agent, traceparent.as_ref())?;
-            Ok(redacted_head(&exchange.bytes))
+            let exchange = this.exchange(false, lua, &params, &user_agent, traceparent.as_ref())?;
+            Ok(redacted_head(exchange.bytes()))
         }))
     });
     // send_request(mailbox, id, params, user_agent, traceparent or nil)
@@ -275,15 +278,12 @@ fn add_exchanging<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
     methods.add_method_mut("send_request", |lua, this, arguments: RequestArguments| {
         let (mut mailbox, id, params, user_agent, traceparent) = arguments;
         Ok(guarded(|| {
-            let exchange = this.exchange(lua, &params, &user_agent, traceparent.as_ref())?;
-            let mut bytes = exchange.bytes;
-            if let Some(head) = exchange.continue_at {
-                bytes.truncate(head);
-            }
-            this.begin(&mut mailbox, id, |client, timeouts, completion| {
-                client.send_request(bytes, exchange.announced, timeouts, completion)
+            let exchange = this.exchange(true, lua, &params, &user_agent, traceparent.as_ref())?;
+            let waits = exchange.continue_at.is_some();
+            this.begin(&mut mailbox, id, |client, _, completion| {
+                client.send_request(exchange, completion)
             })?;
-            Ok((true, exchange.continue_at.is_some()))
+            Ok((true, waits))
         }))
     });
     // send(mailbox, id, bytes)
@@ -358,7 +358,7 @@ fn add_results<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
     methods.add_method_mut("outcome", |_, this, id: OperationId| {
         Ok(guarded(|| this.outcome(id).map(|()| true)))
     });
-    // response(id) -> status, reason, headers, whether it has a body, whether that is chunked,
+    // response(id) -> status, reason, headers, whether it has a body, whether trailers may follow,
     //     whether the connection can be kept, and in milliseconds: resolve, connect, tls, first
     //     byte, total up to the end of the head; status is false if the operation brought no response
     methods.add_method_mut("response", |lua, this, id: OperationId| {
@@ -369,20 +369,19 @@ fn add_results<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
         Ok(Reply(match summary.0 {
             Ok(Some(Summary {
                 head,
-                framing,
+                has_body,
+                has_trailers,
                 keeps_alive,
                 timing,
             })) => {
                 let headers = strings::header_table(lua, &head.headers)?;
-                let has_body = framing != Framing::None;
-                let chunked = framing == Framing::Chunked;
                 let [resolve, connect, tls, first_byte, total] = report::timings(&timing);
                 let values = (
                     head.status,
                     head.reason,
                     headers,
                     has_body,
-                    chunked,
+                    has_trailers,
                     keeps_alive,
                     resolve,
                     connect,

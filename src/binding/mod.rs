@@ -89,7 +89,10 @@ fn stats(lua: &Lua, (): ()) -> mlua::Result<Reply<Table>> {
     for (name, value) in engine.stats.snapshot() {
         table.raw_set(name, value)?;
     }
-    table.raw_set("connections_idle", engine.pool.len())?;
+    table.raw_set(
+        "connections_idle",
+        engine.pool.len() + engine.sharing.idle(),
+    )?;
     Ok(Reply(Ok(table)))
 }
 

@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::http1;
 use crate::net::Endpoint;
 use crate::tls::{
-    self, IdentityFiles, IdentitySource, Passphrase, Pins, ProfileOptions, Source, TrustSource,
-    Version,
+    self, IdentityFiles, IdentitySource, Passphrase, Pins, ProfileOptions, Protocols, Source,
+    TrustSource, Version,
 };
 
 /// The TLS profile that `options` ask for.
@@ -35,6 +35,7 @@ pub fn profile(options: &Table, allow_keylog: bool) -> Result<ProfileOptions> {
         max_version,
         resume: !matches!(get(options, "ssl_session_reuse")?, Value::Boolean(false)),
         allow_keylog,
+        protocols: protocols(options)?,
     })
 }
 
@@ -48,10 +49,17 @@ pub fn destination(given: &Table) -> Result<Destination> {
         Some(given) => Some(proxy(&given)?),
         None => None,
     };
+    let protocols = protocols(given)?;
+    if protocols != Protocols::Http1 && proxy.as_ref().is_some_and(|proxy| !proxy.tunnels) {
+        return Err(Error::bad_argument(
+            "bad 'http_version': a proxy that passes requests on speaks HTTP/1.1",
+        ));
+    }
     Ok(Destination {
         endpoint,
         tls,
         proxy,
+        protocols,
         pool: field(given, "pool")?,
     })
 }
@@ -189,6 +197,18 @@ fn pkcs12(options: &Table) -> Result<Option<Source>> {
         Err(error) if bytes.is_empty() => return Err(error),
         _ => Source::Given(OPTION, bytes),
     }))
+}
+
+fn protocols(options: &Table) -> Result<Protocols> {
+    const OPTION: &str = "http_version";
+    match get(options, OPTION)? {
+        Value::Nil | Value::Number(1.1) => Ok(Protocols::Http1),
+        Value::Integer(2) | Value::Number(2.0) => Ok(Protocols::Http2),
+        Value::String(text) if &*text.as_bytes() == b"auto" => Ok(Protocols::Either),
+        _ => Err(Error::bad_argument(format!(
+            "bad '{OPTION}': 1.1, 2 or \"auto\""
+        ))),
+    }
 }
 
 fn pins(options: &Table) -> Result<Pins> {

@@ -106,6 +106,25 @@ impl Body {
         Ok(done)
     }
 
+    /// Appends the data of a frame, which is to the consumer what a chunk is.
+    ///
+    /// # Errors
+    ///
+    /// More than the allowed size.
+    pub fn push(&mut self, data: &[u8]) -> Result<()> {
+        self.account(data.len() as u64)?;
+        if !data.is_empty() {
+            self.chunks.push_back(data.len() as u64);
+            self.data.extend_from_slice(data);
+        }
+        Ok(())
+    }
+
+    /// Sets the trailer fields of a body that came in frames.
+    pub fn set_trailers(&mut self, trailers: Vec<Header>) {
+        self.trailers = trailers;
+    }
+
     /// Counts announced bytes against the limit, before they are held.
     fn account(&mut self, bytes: u64) -> Result<()> {
         self.received = self.received.saturating_add(bytes);

@@ -6,17 +6,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::client::TlsStream;
 
 use super::connection::{Open, Origin, Stream};
+use super::link::Link;
+use super::sharing::{obtain, share};
 use super::trace::Trace;
 use super::tunnel;
 use super::{Connection, Destination, Generation, Timeouts, TlsTarget};
-use crate::error::{Error, Result, Stage};
+use crate::error::{Cause, Error, Result, Stage};
 use crate::net::{self, Endpoint, Transport};
 use crate::runtime::Engine;
-use crate::tls;
+use crate::tls::{self, Protocols};
 
 /// A bound on the connections in use to a destination.
 #[derive(Debug, Clone, Copy)]
@@ -47,9 +48,8 @@ pub async fn open(
     engine: &'static Engine,
     route: Route,
     timeouts: Timeouts,
-    permit: Option<OwnedSemaphorePermit>,
     trace: &mut Trace,
-) -> Result<Connection> {
+) -> Result<Link> {
     let destination = route.destination.clone();
     let target = prepare(destination.tls.as_ref(), timeouts).await?;
     let proxy = destination.proxy.as_ref();
@@ -89,17 +89,41 @@ pub async fn open(
         is_open: true,
         ..std::mem::take(trace)
     };
+    let is_http2 = speaks_http2(&stream, destination.protocols)?;
     let origin = Origin {
         route,
         generation,
-        trace: Arc::new(trace),
+        trace: Arc::new(std::mem::take(trace)),
     };
-    Ok(Connection::new(
-        stream,
-        origin,
-        permit,
-        Open::new(&engine.stats),
-    ))
+    if is_http2 {
+        let kept = origin.trace.clone();
+        let shared = share(engine, stream, origin, timeouts).await;
+        // What is known of the way is not lost with the connection.
+        *trace = shared
+            .as_ref()
+            .map_or_else(|_| (*kept).clone(), |_| Trace::default());
+        return Ok(Link::Shared(Box::new(shared?)));
+    }
+    let open = Open::new(&engine.stats);
+    let connection = Connection::new(stream, origin, None, open);
+    Ok(Link::Own(Box::new(connection)))
+}
+
+/// What the server has chosen (RFC 7301). Without TLS it is known beforehand (RFC 9113, 3.3).
+fn speaks_http2(stream: &Stream, protocols: Protocols) -> Result<bool> {
+    let Some(session) = stream.session() else {
+        return Ok(protocols == Protocols::Http2);
+    };
+    let chosen = session.alpn();
+    let is_http2 = chosen == Some(Protocols::H2);
+    if protocols == Protocols::Http2 && !is_http2 {
+        let chosen = match chosen {
+            Some(chosen) => format!("it chose {chosen} by ALPN"),
+            None => "it chose no protocol by ALPN".to_owned(),
+        };
+        return Err(Error::new(Stage::Tls, Cause::Http2Unsupported { chosen }));
+    }
+    Ok(is_http2 && protocols != Protocols::Http1)
 }
 
 /// Waits for a place among the connections in use, then takes an idle one or opens another.
@@ -113,18 +137,19 @@ pub async fn open_bounded(
     gate: GateOptions,
     timeouts: Timeouts,
     trace: &mut Trace,
-) -> Result<Connection> {
+) -> Result<Link> {
     let entering = engine.gates.get(&route.destination, gate.size);
     let entering = entering.enter(gate.backlog);
     let permit = within(timeouts.connect(), Stage::Connect, entering).await?;
-    match engine.pool.take(&route.destination) {
+    let mut link = match engine.pool.take(&route.destination) {
         Some(mut pooled) => {
             engine.count_reuse(&mut pooled);
-            pooled.permit = Some(permit);
-            Ok(pooled)
+            Link::Own(Box::new(pooled))
         }
-        None => open(engine, route, timeouts, Some(permit), trace).await,
-    }
+        None => obtain(engine, route, timeouts, trace).await?,
+    };
+    link.set_permit(Some(permit));
+    Ok(link)
 }
 
 /// Runs the TLS handshake on a connection that has been plain so far.

@@ -58,6 +58,56 @@ pub enum Stream {
     Tls(Box<TlsStream<Transport>>, Arc<Session>),
 }
 
+impl Stream {
+    /// That of TLS.
+    pub fn session(&self) -> Option<&Arc<Session>> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(_, session) => Some(session),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        space: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(transport) => Pin::new(transport).poll_read(cx, space),
+            Self::Tls(stream, _) => poll_read_tls(stream, cx, space),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(transport) => Pin::new(transport).poll_write(cx, bytes),
+            Self::Tls(stream, _) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(transport) => Pin::new(transport).poll_flush(cx),
+            Self::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(transport) => Pin::new(transport).poll_shutdown(cx),
+            Self::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
 /// Where a connection comes from.
 #[derive(Debug)]
 pub struct Origin {
@@ -210,18 +260,12 @@ impl Connection {
 
     /// Writes some of `bytes`, or part of what was buffered by [`Self::write_now`].
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stream::Plain(transport) => Pin::new(transport).poll_write(cx, bytes),
-            Stream::Tls(stream, _) => Pin::new(stream).poll_write(cx, bytes),
-        }
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     /// Sends what is buffered.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Plain(_) => Poll::Ready(Ok(())),
-            Stream::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
-        }
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     /// Reads ahead while something else is being done. True when there is something new: data, the
@@ -268,10 +312,7 @@ impl Connection {
         }
         self.buffer.reserve(READ_SIZE);
         let mut space = ReadBuf::uninit(&mut self.buffer.spare_capacity_mut()[..READ_SIZE]);
-        let polled = match &mut self.stream {
-            Stream::Plain(transport) => Pin::new(transport).poll_read(cx, &mut space),
-            Stream::Tls(stream, _) => poll_read_tls(stream, cx, &mut space),
-        };
+        let polled = Pin::new(&mut self.stream).poll_read(cx, &mut space);
         let filled = space.filled().len();
         let length = self.buffer.len() + filled;
         // SAFETY: the space is the vector's own, right behind its elements, and what a ReadBuf has

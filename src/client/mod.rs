@@ -7,6 +7,9 @@
 //!    └───────────────────────────── close, set_keepalive (to the pool), failure ◀───────┘
 //! ```
 //!
+//! With HTTP/2 the connection is one of many clients, and each has a place on it (`lease.rs`). The
+//! states are the same.
+//!
 //! A [`Client`] is what one `httpc` owns. Operations run as tasks of the runtime and take the
 //! connection with them; the caller's thread gets it back when they are done.
 
@@ -14,9 +17,13 @@ mod body;
 mod connect;
 mod connection;
 mod gate;
+mod lease;
+mod link;
 mod operations;
 mod reading;
+mod sharing;
 mod state;
+mod streams;
 mod trace;
 mod transact;
 mod tunnel;
@@ -32,13 +39,15 @@ pub use connect::{GateOptions, Route};
 pub use connection::Connection;
 pub use gate::Gates;
 pub use operations::{Client, Released};
+pub use sharing::Sharing;
 pub use state::{Summary, Until};
+pub use streams::Request;
 pub use trace::{Timing, Trace};
-pub use transact::Exchange;
+pub use transact::{Exchange, Message};
 
 use crate::net::Endpoint;
 use crate::pool::Pool;
-use crate::tls::Profile;
+use crate::tls::{Profile, Protocols};
 
 /// Idle connections of this process.
 pub type ConnectionPool = Pool<Arc<Destination>, Connection>;
@@ -53,6 +62,8 @@ pub struct Destination {
     pub tls: Option<TlsTarget>,
     /// The proxy in between.
     pub proxy: Option<Proxy>,
+    /// The versions of HTTP to speak there.
+    pub protocols: Protocols,
     /// Name of the caller's choice. It only ever narrows sharing.
     pub pool: Option<String>,
 }

@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use super::body::{Body, Taken};
 use super::connect::{GateOptions, Route, open, open_bounded, upgrade};
+use super::lease::Lease;
+use super::link::Link;
 use super::reading::respond;
+use super::sharing::obtain;
 use super::state::{Phase, Shared, Summary, Until, Waiter};
+use super::streams;
 use super::trace::Trace;
 use super::transact::{Exchange, Written, write};
 use super::{Connection, Destination, Timeouts};
@@ -55,14 +59,23 @@ impl Client {
     /// Takes an idle connection from the pool, if there is one, without an operation.
     pub fn check_out(&mut self, destination: &Arc<Destination>) -> bool {
         self.close();
-        let Some(mut connection) = self.engine.pool.take(destination) else {
+        let Some(link) = self.find(destination) else {
             return false;
         };
-        self.engine.count_reuse(&mut connection);
         let mut state = self.shared.lock();
-        state.trace = Some(connection.trace().clone());
-        state.phase = Phase::Idle(Box::new(connection));
+        state.trace = Some(link.trace().clone());
+        state.phase = Phase::Idle(link);
         true
+    }
+
+    fn find(&self, destination: &Arc<Destination>) -> Option<Link> {
+        if let Some(lease) = self.engine.sharing.lend(destination) {
+            self.engine.stats.connections_reused.increment();
+            return Some(Link::Shared(Box::new(lease)));
+        }
+        let mut connection = self.engine.pool.take(destination)?;
+        self.engine.count_reuse(&mut connection);
+        Some(Link::Own(Box::new(connection)))
     }
 
     /// Operation: opens a connection.
@@ -79,7 +92,7 @@ impl Client {
         self.begin(async move {
             let mut trace = Trace::default();
             let connected = match gate {
-                None => open(engine, route, timeouts, None, &mut trace).await,
+                None => obtain(engine, route, timeouts, &mut trace).await,
                 Some(gate) => open_bounded(engine, route, gate, timeouts, &mut trace).await,
             };
             shared.connected(connected, trace, completion);
@@ -98,7 +111,13 @@ impl Client {
         timeouts: Timeouts,
         completion: Completion,
     ) -> Result<()> {
-        let mut connection = self.take_connection()?;
+        let mut connection = match self.take_link()? {
+            Link::Own(connection) => connection,
+            link @ Link::Shared(_) => {
+                self.shared.lock().phase = Phase::Idle(link);
+                return Err(Error::bad_argument("a TLS handshake cannot follow HTTP/2"));
+            }
+        };
         let shared = self.shared.clone();
         let engine = self.engine;
         self.begin(async move {
@@ -111,6 +130,7 @@ impl Client {
                 }
                 None => upgrade(engine, *connection, destination, timeouts, &mut trace).await,
             };
+            let connected = connected.map(|connection| Link::Own(Box::new(connection)));
             shared.connected(connected, trace, completion);
         });
         Ok(())
@@ -123,19 +143,30 @@ impl Client {
     ///
     /// There is no connection, or another operation has it.
     pub fn request(&self, exchange: Exchange, completion: Completion) -> Result<()> {
-        let mut connection = self.take_connection()?;
-        if connection.responses_due > 0 {
-            self.shared.lock().phase = Phase::Idle(connection);
+        let link = self.take_link()?;
+        if link.responses_due() > 0 {
+            self.shared.lock().phase = Phase::Idle(link);
             return Err(Error::bad_argument(
                 "the response to an earlier request has not been read",
             ));
         }
+        let mut connection = match link {
+            Link::Own(connection) => connection,
+            Link::Shared(lease) => {
+                self.engine.stats.requests.increment();
+                let (engine, shared) = (self.engine, self.shared.clone());
+                self.begin(streams::request(
+                    engine, shared, lease, exchange, completion,
+                ));
+                return Ok(());
+            }
+        };
         self.check_clean(&mut connection)?;
         self.engine.stats.requests.increment();
         connection.responses_due += 1;
         connection.begin_request();
-        let first = exchange.continue_at.unwrap_or(exchange.bytes.len());
-        let sent = connection.write_now(&exchange.bytes[..first]);
+        let first = exchange.continue_at.unwrap_or(exchange.bytes().len());
+        let sent = connection.write_now(&exchange.bytes()[..first]);
         let shared = self.shared.clone();
         let engine = self.engine;
         self.begin(async move {
@@ -149,9 +180,11 @@ impl Client {
                 let route = connection.route().clone();
                 let permit = connection.permit.take();
                 let mut trace = Trace::default();
-                match open(engine, route, exchange.timeouts, permit, &mut trace).await {
+                let fresh = open(engine, route, exchange.timeouts, &mut trace).await;
+                match fresh.and_then(Link::into_own) {
                     Ok(fresh) => {
-                        *connection = fresh;
+                        connection = fresh;
+                        connection.permit = permit;
                         connection.responses_due = 1;
                         connection.begin_request();
                         result = exchange.run(&mut connection, 0).await;
@@ -176,10 +209,10 @@ impl Client {
     ///
     /// There is no connection, another operation has it, or the body is too long.
     pub fn send(&self, bytes: Vec<u8>, timeouts: Timeouts, completion: Completion) -> Result<()> {
-        let mut connection = self.take_connection()?;
-        if let Some(left) = connection.body_left {
-            match left.checked_sub(bytes.len() as u64) {
-                Some(left) => connection.body_left = Some(left),
+        let mut link = self.take_link()?;
+        if let Some(body_left) = link.body_left() {
+            match body_left.checked_sub(bytes.len() as u64) {
+                Some(left) => *body_left = left,
                 None => {
                     self.shared.lock().phase = Phase::Closed;
                     return Err(Error::bad_body(
@@ -188,7 +221,15 @@ impl Client {
                 }
             }
         }
-        self.write(connection, bytes, timeouts, completion);
+        match link {
+            Link::Own(connection) => self.write(connection, bytes, timeouts, completion),
+            Link::Shared(lease) => {
+                let (shared, bytes) = (self.shared.clone(), bytes.into());
+                self.begin(streams::send(
+                    shared, lease, bytes, false, timeouts, completion,
+                ));
+            }
+        }
         Ok(())
     }
 
@@ -201,7 +242,7 @@ impl Client {
     pub fn finish_body(&mut self) -> Result<()> {
         let mut state = self.shared.lock();
         let left = match &mut state.phase {
-            Phase::Idle(connection) => connection.body_left.take().unwrap_or(0),
+            Phase::Idle(link) => link.end_body(),
             _ => 0,
         };
         drop(state);
@@ -232,7 +273,7 @@ impl Client {
                         Written::Whole => Ok(()),
                         Written::Partly => Err(Error::closed(Stage::Send)),
                     };
-                    shared.conclude(Phase::Idle(connection), outcome, completion);
+                    shared.conclude(Phase::Idle(Link::Own(connection)), outcome, completion);
                 }
                 Err(error) => shared.conclude(Phase::Closed, Err(error), completion),
             }
@@ -245,8 +286,14 @@ impl Client {
     ///
     /// There is no connection, or another operation has it.
     pub fn receive(&self, exchange: Exchange, completion: Completion) -> Result<()> {
-        let mut connection = self.take_connection()?;
         let shared = self.shared.clone();
+        let mut connection = match self.take_link()? {
+            Link::Own(connection) => connection,
+            Link::Shared(lease) => {
+                self.begin(streams::receive(shared, lease, exchange, completion));
+                return Ok(());
+            }
+        };
         self.begin(async move {
             let head = exchange.read_response(&mut connection).await;
             match head.and_then(|head| exchange.framed(&mut connection, head)) {
@@ -266,12 +313,15 @@ impl Client {
     ///
     /// There is no connection, or another operation has it.
     pub fn await_continue(&self, exchange: Exchange, completion: Completion) -> Result<()> {
-        let mut connection = self.take_connection()?;
+        let mut connection = self.take_link()?.into_own()?;
         let shared = self.shared.clone();
         self.begin(async move {
             let declined = match exchange.await_continue(&mut connection).await {
                 Ok(Some(head)) => exchange.framed(&mut connection, head),
-                Ok(None) => return shared.conclude(Phase::Idle(connection), Ok(()), completion),
+                Ok(None) => {
+                    let phase = Phase::Idle(Link::Own(connection));
+                    return shared.conclude(phase, Ok(()), completion);
+                }
                 Err(error) => Err(error),
             };
             match declined {
@@ -304,16 +354,21 @@ impl Client {
     /// # Errors
     ///
     /// There is no connection, or another operation has it.
-    pub fn send_request(
-        &self,
-        bytes: Vec<u8>,
-        announced: Option<u64>,
-        timeouts: Timeouts,
-        completion: Completion,
-    ) -> Result<()> {
-        let mut connection = self.take_connection()?;
+    pub fn send_request(&self, exchange: Exchange, completion: Completion) -> Result<()> {
+        let mut connection = match self.take_link()? {
+            Link::Own(connection) => connection,
+            Link::Shared(lease) => {
+                self.engine.stats.requests.increment();
+                let shared = self.shared.clone();
+                self.begin(streams::send_request(shared, lease, exchange, completion));
+                return Ok(());
+            }
+        };
         self.check_clean(&mut connection)?;
         self.engine.stats.requests.increment();
+        let (announced, timeouts) = (exchange.announced, exchange.timeouts);
+        let first = exchange.continue_at.unwrap_or(exchange.bytes().len());
+        let bytes = exchange.bytes()[..first].to_vec();
         if connection.responses_due == 0 {
             connection.begin_request();
         }
@@ -390,7 +445,7 @@ impl Client {
     /// How often the connection came out of the pool, if there is one.
     pub fn reused_times(&self) -> Option<u32> {
         match &self.shared.lock().phase {
-            Phase::Idle(connection) => Some(connection.reused),
+            Phase::Idle(link) => Some(link.reused()),
             Phase::Busy(reused) => *reused,
             Phase::Closed => None,
         }
@@ -411,9 +466,19 @@ impl Client {
         let phase = std::mem::take(&mut state.phase);
         state.response = None;
         drop(state);
-        let Phase::Idle(mut connection) = phase else {
-            return Released::None;
-        };
+        match phase {
+            Phase::Idle(Link::Own(connection)) => self.pool(connection, timeout, size),
+            Phase::Idle(Link::Shared(lease)) => self.give_back(*lease, timeout, size),
+            _ => Released::None,
+        }
+    }
+
+    fn pool(
+        &self,
+        mut connection: Box<Connection>,
+        timeout: Option<Duration>,
+        size: usize,
+    ) -> Released {
         if connection.responses_due > 0 || connection.body_left.is_some_and(|left| left > 0) {
             connection.close();
             return Released::Unread;
@@ -437,6 +502,25 @@ impl Client {
         Released::Pooled
     }
 
+    fn give_back(&self, lease: Lease, timeout: Option<Duration>, size: usize) -> Released {
+        if !lease.due.is_empty() {
+            return Released::Unread;
+        }
+        if !lease.is_open() {
+            return Released::Closed;
+        }
+        lease.set_idle_time(timeout);
+        let destination = lease.destination().clone();
+        drop(lease);
+        self.engine.sharing.trim(&destination, size);
+        Released::Pooled
+    }
+
+    /// Whether the connection in hand speaks HTTP/2.
+    pub fn speaks_http2(&self) -> bool {
+        matches!(self.shared.lock().phase, Phase::Idle(Link::Shared(_)))
+    }
+
     /// Closes the connection and cancels what is going on. False if there was none.
     pub fn close(&mut self) -> bool {
         let mut state = self.shared.lock();
@@ -458,8 +542,8 @@ impl Client {
             task.abort();
         }
         match phase {
-            Phase::Idle(connection) => {
-                connection.close();
+            Phase::Idle(link) => {
+                link.close();
                 true
             }
             Phase::Busy(_) => true,
@@ -486,14 +570,14 @@ impl Client {
         taken
     }
 
-    fn take_connection(&self) -> Result<Box<Connection>> {
+    fn take_link(&self) -> Result<Link> {
         let mut state = self.shared.lock();
         match std::mem::replace(&mut state.phase, Phase::Busy(None)) {
-            Phase::Idle(connection) => {
-                state.phase = Phase::Busy(Some(connection.reused));
+            Phase::Idle(link) => {
+                state.phase = Phase::Busy(Some(link.reused()));
                 state.outcome = None;
                 state.response = None;
-                Ok(connection)
+                Ok(link)
             }
             Phase::Closed => {
                 state.phase = Phase::Closed;
@@ -546,15 +630,22 @@ impl Drop for Client {
 async fn sweep(engine: &'static Engine) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        // Idle connections under files that have changed are dropped in the next round.
-        let due = engine.profiles.due();
+        engine.look_at_files();
+        if !engine.pool.sweep() {
+            return;
+        }
+    }
+}
+
+impl Engine {
+    /// Loads what has changed of the files that profiles name. Idle connections under the old ones are
+    /// dropped when they are looked at next.
+    pub fn look_at_files(&self) {
+        let due = self.profiles.due();
         if !due.is_empty() {
             // What comes of it is in the log.
             let look = move || due.iter().for_each(|profile| drop(profile.load()));
             tokio::task::spawn_blocking(look);
-        }
-        if !engine.pool.sweep() {
-            return;
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use super::body::Body;
+use super::link::Link;
 use super::state::{Response, Shared, Summary};
 use super::transact::Exchange;
 use super::{Connection, Timeouts};
@@ -12,7 +13,52 @@ use crate::error::{Error, Result, Stage};
 use crate::http1::{Framing, ResponseHead};
 use crate::mailbox::Completion;
 
-/// Hands a response to the consumer, and reads its body ahead.
+/// Where a body comes from.
+pub trait Source: Sized {
+    /// What comes at a time.
+    type Part;
+
+    /// The next part. Safe to cancel.
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Self::Part>;
+
+    /// Gives a part to the body. True when that is complete.
+    ///
+    /// # Errors
+    ///
+    /// The body is broken or too large.
+    fn take_in(&mut self, body: &mut Body, part: Self::Part) -> Result<bool>;
+
+    /// The error for a part that does not come in time.
+    fn time_out(&mut self) -> Error {
+        Error::timeout(Stage::Body)
+    }
+
+    /// What is there for the next request.
+    fn into_link(self) -> Link;
+}
+
+impl Source for Box<Connection> {
+    type Part = std::io::Result<usize>;
+
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Self::Part> {
+        self.poll_fill(cx)
+    }
+
+    fn take_in(&mut self, body: &mut Body, part: Self::Part) -> Result<bool> {
+        match part {
+            Ok(1..) => body.decode(&mut self.buffer),
+            Ok(0) if body.may_end_here() => Ok(true),
+            Ok(0) => Err(self.explain_end(Stage::Body)),
+            Err(error) => Err(self.explain(&error, Stage::Body)),
+        }
+    }
+
+    fn into_link(self) -> Link {
+        Link::Own(self)
+    }
+}
+
+/// Hands a response on a connection of its own to the consumer, and reads its body ahead.
 pub async fn respond(
     shared: Arc<Shared>,
     mut connection: Box<Connection>,
@@ -28,38 +74,56 @@ pub async fn respond(
         connection.begin_request();
     }
     let mut body = Body::new(framing, exchange.limits, exchange.max_body_size);
-    let mut progress = body.decode(&mut connection.buffer);
-    if let Ok(false) = progress {
-        // Mostly the body of a small response has come with its head. Whatever is there now is
-        // decoded before the consumer is woken, which spares it a second wait.
-        let ready = poll_fn(|cx| Poll::Ready(connection.poll_fill(cx)));
-        if let Poll::Ready(read) = ready.await {
-            progress = take_in(&mut body, &mut connection, read);
-        }
-    }
-    let finished = finish(&mut body, progress);
-    let response = Response {
-        summary: Some(Summary {
-            head,
-            framing,
-            keeps_alive: connection.keeps_alive,
-            timing: timing.clone(),
-        }),
-        body,
-        waiter: None,
+    let progress = body.decode(&mut connection.buffer);
+    let summary = Summary {
+        head,
+        has_body: framing != Framing::None,
+        has_trailers: framing == Framing::Chunked,
+        keeps_alive: connection.keeps_alive,
         timing,
     };
     let timeouts = exchange.timeouts;
     drop(exchange);
-    let unfinished = shared.present(response, connection, finished);
+    present(
+        &shared, connection, summary, body, progress, timeouts, completion,
+    )
+    .await;
+}
+
+/// Hands a response to the consumer. How far its body has come is in `progress`.
+pub async fn present<S: Source>(
+    shared: &Arc<Shared>,
+    mut source: S,
+    summary: Summary,
+    mut body: Body,
+    mut progress: Result<bool>,
+    timeouts: Timeouts,
+    completion: Completion,
+) {
+    // Mostly the body of a small response has come with its head. Whatever is there now is taken
+    // before the consumer is woken, which spares it a second wait.
+    while let Ok(false) = progress
+        && body.has_room()
+        && let Poll::Ready(part) = poll_fn(|cx| Poll::Ready(source.poll_part(cx))).await
+    {
+        progress = source.take_in(&mut body, part);
+    }
+    let finished = finish(&mut body, progress);
+    let response = Response {
+        timing: summary.timing.clone(),
+        summary: Some(summary),
+        body,
+        waiter: None,
+    };
+    let unfinished = shared.present(response, source, finished);
     drop(completion);
-    if let Some(connection) = unfinished {
-        read_ahead(&shared, connection, timeouts).await;
+    if let Some(source) = unfinished {
+        read_ahead(shared, source, timeouts).await;
     }
 }
 
 /// Reads the body until it is finished, as far ahead of the consumer as it may.
-async fn read_ahead(shared: &Arc<Shared>, mut connection: Box<Connection>, timeouts: Timeouts) {
+async fn read_ahead<S: Source>(shared: &Arc<Shared>, mut source: S, timeouts: Timeouts) {
     loop {
         let (has_room, waits) = {
             let state = shared.lock();
@@ -70,60 +134,42 @@ async fn read_ahead(shared: &Arc<Shared>, mut connection: Box<Connection>, timeo
         };
         // Asked here, since data that keeps coming would always be ready before the timer below.
         if waits && timeouts.are_over() {
-            advance(shared, connection, None);
+            advance(shared, source, None);
             return;
         }
         if !has_room {
             shared.changed.notified().await;
             continue;
         }
-        let read = tokio::select! {
+        let part = tokio::select! {
             biased;
-            read = connection.fill() => Some(read),
+            part = poll_fn(|cx| source.poll_part(cx)) => Some(part),
             () = shared.changed.notified() => continue,
             // Nobody is kept waiting by a body that nobody asks for.
             () = tokio::time::sleep(timeouts.read()), if waits => None,
         };
-        match advance(shared, connection, read) {
-            Some(unfinished) => connection = unfinished,
+        match advance(shared, source, part) {
+            Some(unfinished) => source = unfinished,
             None => return,
         }
     }
 }
 
-/// Gives the consumer what a read brought, `None` being a read that took too long. The connection
-/// comes back while the body is not finished.
-fn advance(
-    shared: &Arc<Shared>,
-    mut connection: Box<Connection>,
-    read: Option<std::io::Result<usize>>,
-) -> Option<Box<Connection>> {
+/// Gives the consumer what has come, `None` being a part that took too long. The source comes back
+/// while the body is not finished.
+fn advance<S: Source>(shared: &Arc<Shared>, mut source: S, part: Option<S::Part>) -> Option<S> {
     let mut state = shared.lock();
     let response = state.response.as_mut()?;
-    let progress = match read {
-        Some(read) => take_in(&mut response.body, &mut connection, read),
-        None => Err(Error::timeout(Stage::Body)),
+    let progress = match part {
+        Some(part) => source.take_in(&mut response.body, part),
+        None => Err(source.time_out()),
     };
     let finished = finish(&mut response.body, progress);
     let woken = response.satisfied();
-    let unfinished = state.settle(connection, finished);
+    let unfinished = state.settle(source, finished);
     drop(state);
     drop(woken);
     unfinished
-}
-
-/// Decodes what a read brought. True when the body is complete.
-fn take_in(
-    body: &mut Body,
-    connection: &mut Connection,
-    read: std::io::Result<usize>,
-) -> Result<bool> {
-    match read {
-        Ok(1..) => body.decode(&mut connection.buffer),
-        Ok(0) if body.may_end_here() => Ok(true),
-        Ok(0) => Err(connection.explain_end(Stage::Body)),
-        Err(error) => Err(connection.explain(&error, Stage::Body)),
-    }
 }
 
 fn finish(body: &mut Body, progress: Result<bool>) -> bool {

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::Connection;
 use super::body::Body;
+use super::link::Link;
+use super::reading::Source;
 use super::trace::{Timing, Trace};
 use crate::error::Error;
-use crate::http1::{Framing, ResponseHead};
+use crate::http1::ResponseHead;
 use crate::mailbox::Completion;
 
 /// State of a client behind a lock that is only ever held for moments: one side is nginx.
@@ -42,7 +43,7 @@ pub enum Phase {
     #[default]
     Closed,
     /// Here, for the next operation.
-    Idle(Box<Connection>),
+    Idle(Link),
     /// With the task of an operation. How often it came out of the pool, once that is known.
     Busy(Option<u32>),
 }
@@ -65,8 +66,10 @@ pub struct Response {
 pub struct Summary {
     /// Status and headers.
     pub head: ResponseHead,
-    /// How the body ends.
-    pub framing: Framing,
+    /// Whether there can be a body.
+    pub has_body: bool,
+    /// Whether there can be trailers behind it.
+    pub has_trailers: bool,
     /// Whether the connection may be used again.
     pub keeps_alive: bool,
     /// When what came.
@@ -113,8 +116,8 @@ impl Shared {
     /// Ends an operation whose task has given up or kept the connection.
     pub fn conclude(&self, phase: Phase, outcome: Result<(), Error>, completion: Completion) {
         let mut state = self.lock();
-        if let Phase::Idle(connection) = &phase {
-            state.trace = Some(connection.trace().clone());
+        if let Phase::Idle(link) = &phase {
+            state.trace = Some(link.trace().clone());
         }
         state.phase = phase;
         state.outcome = Some(outcome);
@@ -125,16 +128,9 @@ impl Shared {
 
 impl Shared {
     /// Ends an operation that was to bring a connection, and came as far as `trace` says.
-    pub fn connected(
-        &self,
-        connected: Result<Connection, Error>,
-        trace: Trace,
-        completion: Completion,
-    ) {
+    pub fn connected(&self, connected: Result<Link, Error>, trace: Trace, completion: Completion) {
         match connected {
-            Ok(connection) => {
-                self.conclude(Phase::Idle(Box::new(connection)), Ok(()), completion);
-            }
+            Ok(link) => self.conclude(Phase::Idle(link), Ok(()), completion),
             Err(error) => {
                 self.lock().trace = Some(Arc::new(trace));
                 self.conclude(Phase::Closed, Err(error), completion);
@@ -142,34 +138,24 @@ impl Shared {
         }
     }
 
-    /// Ends an operation that has brought a response. The connection comes back if the body has
+    /// Ends an operation that has brought a response. The source of its body comes back if that has
     /// to be read yet.
-    pub fn present(
-        &self,
-        response: Response,
-        connection: Box<Connection>,
-        finished: bool,
-    ) -> Option<Box<Connection>> {
+    pub fn present<S: Source>(&self, response: Response, source: S, finished: bool) -> Option<S> {
         let mut state = self.lock();
         state.outcome = Some(Ok(()));
-        state.trace = Some(connection.trace().clone());
         state.response = Some(response);
-        state.settle(connection, finished)
+        state.settle(source, finished)
     }
 }
 
 impl State {
     /// Puts the connection where it belongs when its response is finished.
-    pub fn settle(
-        &mut self,
-        connection: Box<Connection>,
-        finished: bool,
-    ) -> Option<Box<Connection>> {
+    pub fn settle<S: Source>(&mut self, source: S, finished: bool) -> Option<S> {
         if !finished {
-            return Some(connection);
+            return Some(source);
         }
         self.phase = match &self.response {
-            Some(response) if response.body.is_complete() => Phase::Idle(connection),
+            Some(response) if response.body.is_complete() => Phase::Idle(source.into_link()),
             _ => Phase::Closed,
         };
         None

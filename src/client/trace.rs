@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::tls::Session;
 
 /// The way to a connection, as far as it was gone.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Trace {
     /// What was connected to: the server, or the proxy in between.
     pub address: Option<String>,

@@ -7,16 +7,26 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::connect::within;
+use super::streams::Request;
 use super::{Connection, Timeouts};
 use crate::error::{Cause, Error, Result, Stage};
 use crate::http1::{self, Framing, Limits, ResponseHead};
 
-/// A request in bytes, and how to read its response.
+/// A request as it is sent.
+#[derive(Debug)]
+pub enum Message {
+    /// Head and body.
+    Bytes(Vec<u8>),
+    /// What HTTP/2 makes frames of.
+    Frames(Box<Request>),
+}
+
+/// A request, and how to read its response.
 #[derive(Debug)]
 pub struct Exchange {
-    /// Head and body.
-    pub bytes: Vec<u8>,
-    /// Where in `bytes` the body starts if it waits for a 100 (Continue). At their end for a body
+    /// The request.
+    pub message: Message,
+    /// Where in its bytes the body starts if it waits for a 100 (Continue). At their end for a body
     /// that comes piece by piece.
     pub continue_at: Option<usize>,
     /// The length that the head announces for a body that comes in pieces.
@@ -53,6 +63,14 @@ pub struct Failed {
 }
 
 impl Exchange {
+    /// The bytes of a request over HTTP/1.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.message {
+            Message::Bytes(bytes) => bytes,
+            Message::Frames(_) => &[],
+        }
+    }
+
     /// Writes the request, of which `sent` bytes are written already, and reads the response head.
     pub async fn run(
         &self,
@@ -74,15 +92,15 @@ impl Exchange {
         connection: &mut Connection,
         sent: usize,
     ) -> Result<(ResponseHead, Framing)> {
-        let first_part = self.continue_at.unwrap_or(self.bytes.len());
+        let first_part = self.continue_at.unwrap_or(self.bytes().len());
         let mut written = self
-            .write(connection, &self.bytes[sent..first_part])
+            .write(connection, &self.bytes()[sent..first_part])
             .await?;
         if self.continue_at.is_some() {
             if let Some(declined) = self.await_continue(connection).await? {
                 return self.framed(connection, declined);
             }
-            written = self.write(connection, &self.bytes[first_part..]).await?;
+            written = self.write(connection, &self.bytes()[first_part..]).await?;
         }
         let head = self.read_response(connection).await;
         match (head, written) {

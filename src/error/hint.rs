@@ -170,8 +170,18 @@ impl Cause {
                     .into()
             }
             Self::Tls { .. } => "see the server's log for the reason".into(),
+            Self::Http2Unsupported { .. } => "have the server offer it (nginx: `http2 on;`, before \
+                 1.25.1 `listen … ssl http2;`; Apache httpd: `Protocols h2 http/1.1`), or set \
+                 http_version to \"auto\" or 1.1"
+                .into(),
+            Self::Http2Reset { .. } => {
+                "the server, or a proxy in front of it, gave up on this request: see its log".into()
+            }
+            Self::Http2GoneAway { .. } => {
+                "the server found fault with the connection (HTTP/2 GOAWAY): see its log".into()
+            }
             Self::HttpMalformed { .. } => {
-                "the server's response breaks HTTP/1.1 (RFC 9112) and was not used; the \
+                "the server's response breaks HTTP (RFC 9112, for HTTP/2 RFC 9113) and was not used; the \
                  connection is closed"
                     .into()
             }

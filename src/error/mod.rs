@@ -152,6 +152,18 @@ pub enum Cause {
         reason: String,
         alert: Option<u8>,
     },
+    Http2Unsupported {
+        /// What the server did instead.
+        chosen: String,
+    },
+    /// The server gave up on one request (RFC 9113, 5.4.2).
+    Http2Reset {
+        reason: String,
+    },
+    /// The server gave up on the connection (RFC 9113, 5.4.1).
+    Http2GoneAway {
+        reason: String,
+    },
     HttpMalformed {
         reason: String,
     },
@@ -301,6 +313,9 @@ impl Cause {
             Self::TlsNoCommonCipher { .. } => "tls_no_common_cipher",
             Self::TlsProtocolVersion { .. } => "tls_protocol_version",
             Self::Tls { .. } => "tls_alert",
+            Self::Http2Unsupported { .. } => "http2_unsupported",
+            Self::Http2Reset { .. } => "http2_reset",
+            Self::Http2GoneAway { .. } => "http2_gone_away",
             Self::HttpMalformed { .. } => "http_malformed",
             Self::HttpTooLarge { .. } => "http_too_large",
             Self::Internal(_) => "internal",

@@ -153,6 +153,13 @@ impl fmt::Display for Error {
             Cause::TlsNoCommonCipher { reason, .. }
             | Cause::TlsProtocolVersion { reason, .. }
             | Cause::Tls { reason, .. } => write!(f, "handshake failed: {reason}"),
+            Cause::Http2Unsupported { chosen } => {
+                write!(f, "the server does not speak HTTP/2: {chosen}")
+            }
+            Cause::Http2Reset { reason } => write!(f, "the server reset the stream: {reason}"),
+            Cause::Http2GoneAway { reason } => {
+                write!(f, "the server ended the connection: {reason}")
+            }
             // As resty.http says it, word for word.
             Cause::HttpMalformed { reason } if reason.starts_with("couldn't parse") => {
                 f.write_str(reason)

@@ -19,7 +19,7 @@ mod request;
 pub use body::{BodyDecoder, Event};
 pub use framing::Framing;
 pub use head::{Header, ResponseHead, find_end, parse};
-pub use request::{HeaderList, RequestError, RequestHead, RequestTarget, is_field_value};
+pub use request::{HeaderList, RequestError, RequestHead, RequestTarget, Version, is_field_value};
 
 /// Bounds on what a server may make us hold before the body.
 #[derive(Debug, Clone, Copy)]

@@ -13,6 +13,17 @@ pub struct RequestTarget<'a> {
     pub query: &'a [u8],
 }
 
+/// The versions of HTTP that requests are written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// RFC 9112, appendix C.2.2
+    Http10,
+    /// RFC 9112
+    Http11,
+    /// RFC 9113: the head is checked and completed here, and written by `http2`.
+    Http2,
+}
+
 /// What a request head is made from.
 #[derive(Debug)]
 pub struct RequestHead<'a> {
@@ -20,8 +31,8 @@ pub struct RequestHead<'a> {
     pub method: &'a [u8],
     /// Request target.
     pub target: RequestTarget<'a>,
-    /// 1 for HTTP/1.1, 0 for HTTP/1.0.
-    pub minor_version: u8,
+    /// Version of the protocol that it is written in.
+    pub version: Version,
     /// Header fields of the caller. They win over every default below.
     pub headers: HeaderList,
     /// Length of the body, `None` when the caller gave none.
@@ -59,6 +70,8 @@ pub enum RequestError {
     TransferEncoding,
     /// The Content-Length of the caller is not the length of the body.
     ContentLengthMismatch,
+    /// CONNECT over HTTP/2.
+    Connect,
 }
 
 impl fmt::Display for RequestError {
@@ -81,7 +94,26 @@ impl fmt::Display for RequestError {
             Self::ContentLengthMismatch => {
                 "the Content-Length header is not the length of the body"
             }
+            Self::Connect => "CONNECT cannot be sent over HTTP/2",
         })
+    }
+}
+
+impl RequestTarget<'_> {
+    /// Appends path and query.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self.path {
+            [] => out.push(b'/'),
+            path => out.extend_from_slice(path),
+        }
+        match self.query {
+            [] => {}
+            [b'?', ..] => out.extend_from_slice(self.query),
+            query => {
+                out.push(b'?');
+                out.extend_from_slice(query);
+            }
+        }
     }
 }
 
@@ -94,6 +126,27 @@ impl RequestHead<'_> {
     /// [`RequestError`] when something in it could be read as more than what it is (header
     /// injection, request smuggling), before a byte is written.
     pub fn encode(mut self, out: &mut Vec<u8>) -> Result<Option<u64>, RequestError> {
+        let announced = self.complete()?;
+        out.extend(self.method.iter().map(u8::to_ascii_uppercase));
+        out.push(b' ');
+        out.extend_from_slice(self.target.prefix.as_bytes());
+        self.target.encode(out);
+        out.extend_from_slice(match self.version {
+            Version::Http10 => b" HTTP/1.0\r\n",
+            _ => b" HTTP/1.1\r\n",
+        });
+        self.headers.encode(out);
+        out.extend_from_slice(b"\r\n");
+        Ok(announced)
+    }
+
+    /// Fills in what is missing and checks all of it. Returns the length that the head announces for
+    /// a body that comes in pieces.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`], as of [`Self::encode`].
+    pub fn complete(&mut self) -> Result<Option<u64>, RequestError> {
         if self.method.is_empty() || !self.method.iter().all(|&byte| is_token(byte)) {
             return Err(RequestError::Method);
         }
@@ -108,28 +161,6 @@ impl RequestHead<'_> {
             return Err(RequestError::Query);
         }
         self.headers.check()?;
-
-        out.extend(self.method.iter().map(u8::to_ascii_uppercase));
-        out.push(b' ');
-        out.extend_from_slice(self.target.prefix.as_bytes());
-        match self.target.path {
-            [] => out.push(b'/'),
-            path => out.extend_from_slice(path),
-        }
-        match self.target.query {
-            [] => {}
-            [b'?', ..] => out.extend_from_slice(self.target.query),
-            query => {
-                out.push(b'?');
-                out.extend_from_slice(query);
-            }
-        }
-        out.extend_from_slice(match self.minor_version {
-            0 => b" HTTP/1.0\r\n",
-            _ => b" HTTP/1.1\r\n",
-        });
-        self.headers.encode(out);
-        out.extend_from_slice(b"\r\n");
         Ok(announced)
     }
 
@@ -145,7 +176,7 @@ impl RequestHead<'_> {
         if let Some(value) = self.user_agent {
             self.headers.set_default("User-Agent", value);
         }
-        if self.minor_version == 0 {
+        if self.version == Version::Http10 {
             // HTTP/1.0 closes unless both sides say otherwise (RFC 9112, appendix C.2.2).
             self.headers.set_default("Connection", b"Keep-Alive");
         }
@@ -154,9 +185,10 @@ impl RequestHead<'_> {
 
     /// Makes the head say how long the body is, in exactly one way.
     fn frame_body(&mut self) -> Result<Option<u64>, RequestError> {
-        if self.body_length.is_none() && !self.body_is_iterator {
+        let has_frames = self.version == Version::Http2;
+        if has_frames || (self.body_length.is_none() && !self.body_is_iterator) {
             // Copied from another request, perhaps. A chunked body that never comes would take the
-            // next request for its chunks.
+            // next request for its chunks. In HTTP/2 frames end bodies (RFC 9113, 8.2.2).
             self.headers.remove("Transfer-Encoding");
         }
         if self.headers.contains("Transfer-Encoding") {
@@ -176,6 +208,9 @@ impl RequestHead<'_> {
                 false if length == given => Ok(None),
                 false => Err(RequestError::ContentLengthMismatch),
             };
+        }
+        if self.body_is_iterator && has_frames {
+            return Ok(None);
         }
         if self.body_is_iterator {
             return Err(RequestError::UnframedIterator);
@@ -231,6 +266,12 @@ impl HeaderList {
         if !self.contains(name) {
             self.set(name, value);
         }
+    }
+
+    /// Names and values, in the caller's spelling.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[Vec<u8>])> {
+        let fields = self.0.iter();
+        fields.map(|(name, values)| (name.as_slice(), values.as_slice()))
     }
 
     fn contains(&self, name: &str) -> bool {
@@ -331,7 +372,7 @@ mod tests {
                 path: path.as_bytes(),
                 ..RequestTarget::default()
             },
-            minor_version: 1,
+            version: Version::Http11,
             headers: list,
             body_length: None,
             body_is_iterator: false,
@@ -384,7 +425,7 @@ mod tests {
     #[test]
     fn http_1_0_asks_to_be_kept_alive() {
         let mut request = head("GET", "/", &[]);
-        request.minor_version = 0;
+        request.version = Version::Http10;
         assert_eq!(
             text(request).unwrap(),
             "GET / HTTP/1.0\r\nHost: h\r\nConnection: Keep-Alive\r\n\r\n"

@@ -42,6 +42,37 @@ pub struct ProfileOptions {
     pub resume: bool,
     /// Whether secrets may be written to the key log.
     pub allow_keylog: bool,
+    /// The protocols that the server may choose from.
+    pub protocols: Protocols,
+}
+
+/// The versions of HTTP that are offered to a server (ALPN, RFC 7301).
+///
+/// One is always offered, so that nobody's TLS connection to another kind of server on the same
+/// address can be passed off as ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocols {
+    /// HTTP/1.1
+    Http1,
+    /// HTTP/2
+    Http2,
+    /// Whichever the server prefers.
+    Either,
+}
+
+impl Protocols {
+    /// The name of HTTP/2 (RFC 9113, 3.1).
+    pub const H2: &str = "h2";
+    const HTTP_1_1: &str = "http/1.1";
+
+    fn names(self) -> Vec<Vec<u8>> {
+        let names: &[&str] = match self {
+            Self::Http1 => &[Self::HTTP_1_1],
+            Self::Http2 => &[Self::H2],
+            Self::Either => &[Self::H2, Self::HTTP_1_1],
+        };
+        names.iter().map(|name| name.as_bytes().to_vec()).collect()
+    }
 }
 
 /// A version of TLS.
@@ -64,6 +95,8 @@ pub struct Loaded {
     pub identity: Option<Arc<Identity>>,
     /// Whom it trusts; `None` if the server's certificate is not judged.
     pub trust: Option<Arc<Trust>>,
+    /// The protocols that it offers.
+    pub protocols: Protocols,
     resume: bool,
     /// The option that keeps it from speaking both versions, if one does.
     pub version_option: Option<&'static str>,
@@ -85,10 +118,6 @@ const MAX_SERVERS: usize = 256;
 
 /// Tickets of a server, in rustls' unit: eight for each server name, and some names.
 const TICKETS_OF_A_SERVER: usize = 32;
-
-/// RFC 7301, 6. Offered so that nobody's TLS connection to another kind of server on the same
-/// address can be passed off as ours.
-const ALPN: &[u8] = b"http/1.1";
 
 /// Makes the configuration of a profile. Reads files and parses keys: not for the event loop.
 ///
@@ -124,7 +153,7 @@ pub fn load(options: &ProfileOptions, log: &Log) -> Result<Loaded> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::new(IdentityResolver(identity.clone())));
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = options.protocols.names();
     config.resumption = Resumption::disabled();
     config.key_log = KeyLog::new(options.allow_keylog, log);
     Ok(Loaded {
@@ -132,6 +161,7 @@ pub fn load(options: &ProfileOptions, log: &Log) -> Result<Loaded> {
         servers: Arc::default(),
         identity,
         trust,
+        protocols: options.protocols,
         // What a resumed session skips is the look at the lists.
         resume: options.resume && options.revocation.is_none(),
         version_option: match (options.min_version, options.max_version) {

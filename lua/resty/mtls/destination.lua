@@ -28,8 +28,8 @@ local destinations, destination_count = {}, 0
 
 
 local function check_version(version)
-    if version ~= nil and version ~= 1.1 then
-        return bad_argument("bad 'http_version': only 1.1 is supported")
+    if version ~= nil and version ~= 1.1 and version ~= 2 and version ~= "auto" then
+        return bad_argument("bad 'http_version': 1.1, 2 or \"auto\"")
     end
     return true
 end
@@ -120,9 +120,13 @@ local function new_destination(profile, host, port, server_name, pool, proxy, op
         port = port,
         server_name = server_name,
         pool = pool,
+        http_version = options.http_version,
     }
     if profile ~= PLAIN then
         given.profile = profile
+    elseif given.http_version == "auto" then
+        -- Without TLS nobody says what the server prefers.
+        given.http_version = nil
     end
     if proxy then
         local err, details
@@ -170,7 +174,7 @@ function _M.of(options, proxy)
 
     -- NUL is in none of them that could be connected to.
     local key = host .. "\0" .. (port or "") .. "\0" .. (server_name or "") .. "\0"
-        .. (pool and "=" .. pool or "")
+        .. (pool and "=" .. pool or "") .. "\0" .. (options.http_version or "")
     if proxy then
         key = key .. "\0" .. proxy.scheme .. "\0" .. proxy.host .. "\0" .. proxy.port .. "\0"
             .. (proxy.authorization or "") .. (proxy.tunnels and "\0tunnel" or "")

@@ -40,6 +40,7 @@ _M.identity_options = {
 
 local profile_options = { unpack(_M.identity_options) }
 profile_options[#profile_options + 1] = "ssl_pinned_pubkey"
+profile_options[#profile_options + 1] = "http_version"
 for i = 1, #trust_options do
     profile_options[#profile_options + 1] = trust_options[i]
 end

@@ -71,6 +71,7 @@
 ---@field pool_size? integer idle connections to keep; with `backlog` also the bound on those in use
 ---@field backlog? integer operations that may wait for a connection when `pool_size` are in use
 ---@field proxy_opts? resty.mtls.proxy_options
+---@field http_version? 1.1|2|"auto" 1.1 by default; "auto" takes what the server prefers (ALPN)
 ---@field ssl_verify? boolean verify the server's certificate; true by default
 ---@field ssl_server_name? string SNI and the name to verify; `host` by default
 ---@field ssl_cert? string|ffi.cdata* PEM certificate, its chain behind it, or what

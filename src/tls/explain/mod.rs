@@ -5,8 +5,9 @@ mod server;
 
 use std::io;
 
-use rustls::{AlertDescription, PeerIncompatible};
+use rustls::{AlertDescription, PeerIncompatible, PeerMisbehaved};
 
+use super::config::Protocols;
 use super::handshake::Session;
 use super::observe::ClientAuth;
 use crate::error::{AlertName, Cause, Error, Stage};
@@ -84,6 +85,13 @@ fn tls_error(error: &rustls::Error, stage: Stage, session: &Session) -> Error {
                 alert: None,
             },
         ),
+        // Some servers choose what they like best, offered or not.
+        Tls::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedApplicationProtocol)
+            if session.loaded.protocols == Protocols::Http2 =>
+        {
+            let chosen = "it chose a protocol that was not offered".to_owned();
+            Error::new(stage, Cause::Http2Unsupported { chosen })
+        }
         // An http port answers a ClientHello with text, which is no TLS record.
         Tls::InvalidMessage(_) if stage == Stage::Tls => version(
             stage,
@@ -163,6 +171,11 @@ fn received(alert: AlertDescription, stage: Stage, session: &Session) -> Error {
             ),
             session,
         ),
+        // What RFC 7301, 3.2 wants of a server that has nothing of what was offered.
+        AlertDescription::NoApplicationProtocol if session.loaded.protocols == Protocols::Http2 => {
+            let chosen = format!("it offers no h2 ({})", AlertName(number));
+            Error::new(stage, Cause::Http2Unsupported { chosen })
+        }
         _ => {
             let cause = Cause::Tls {
                 reason: format!("the server refused ({})", AlertName(number)),

@@ -1,0 +1,310 @@
+//! HTTP/2 connections of this process, by what makes them interchangeable.
+//!
+//! As in the pool, the key is the destination: what is authenticated differently is never the same.
+//! Whoever needs a connection when there is none with a free place opens one, and all others wait for
+//! it: a hundred light threads at once make one connection.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::connect::{Route, open, within};
+use super::connection::{Open, Origin, Stream};
+use super::lease::Lease;
+use super::link::Link;
+use super::trace::Trace;
+use super::{Destination, Timeouts};
+use crate::error::{Cause, Error, Result, Stage};
+use crate::http2::{self, Driver};
+use crate::runtime::Engine;
+use crate::tls::Protocols;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Sharing(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    entries: HashMap<Arc<Destination>, Entry>,
+    /// Whether somebody has been told to sweep.
+    swept: bool,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    lines: Vec<Arc<Line>>,
+    /// Told how it ended by whoever opens a connection now.
+    opening: Option<watch::Receiver<Option<Ended>>>,
+    /// The server has chosen HTTP/1.1: nobody need wait for what cannot be shared.
+    is_http1: bool,
+}
+
+/// A shared connection and how it came to be.
+#[derive(Debug)]
+pub struct Line {
+    /// The connection.
+    pub http2: Arc<http2::Connection>,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+impl Line {
+    fn is_outdated(&self) -> bool {
+        self.origin.generation != self.origin.route.destination.generation()
+    }
+}
+
+/// How opening a connection ended, for those who wait.
+type Ended = std::result::Result<(), Error>;
+
+/// What somebody who needs a connection has to do.
+enum Turn {
+    Take(Arc<Line>, u32),
+    Open(Option<watch::Sender<Option<Ended>>>),
+    Wait(watch::Receiver<Option<Ended>>),
+}
+
+/// For how long a connection is kept that nobody has given back with a time of their own.
+const IDLE_TIME: Duration = Duration::from_secs(60);
+
+/// How long a server may be silent, and then leave a ping unanswered (RFC 9113, 6.7), at the most.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Sharing {
+    /// A place on a connection that is there.
+    pub fn lend(&self, destination: &Arc<Destination>) -> Option<Lease> {
+        if destination.protocols == Protocols::Http1 {
+            return None;
+        }
+        let mut state = self.lock();
+        let (line, before) = state.entries.get_mut(destination)?.take_place()?;
+        Some(Lease::new(line, before))
+    }
+
+    /// Connections that nobody uses now.
+    pub fn idle(&self) -> usize {
+        let state = self.lock();
+        let lines = state.entries.values().flat_map(|entry| &entry.lines);
+        lines.filter(|line| line.http2.is_idle()).count()
+    }
+
+    /// Ends what has been idle for too long or is outdated. False when nothing is left.
+    pub fn sweep(&self) -> bool {
+        let mut ended = Vec::new();
+        let mut state = self.lock();
+        state.entries.retain(|_, entry| {
+            let ends = |line: &mut Arc<Line>| line.http2.has_expired() || line.is_outdated();
+            ended.extend(entry.lines.extract_if(.., ends));
+            entry.is_used()
+        });
+        state.swept = !state.entries.is_empty();
+        let goes_on = state.swept;
+        drop(state);
+        ended.iter().for_each(|line| line.http2.retire());
+        goes_on
+    }
+
+    /// Keeps no more than `size` connections to a destination that nobody uses.
+    pub fn trim(&self, destination: &Arc<Destination>, size: usize) {
+        let mut state = self.lock();
+        let Some(entry) = state.entries.get_mut(destination) else {
+            return;
+        };
+        let mut kept = 0;
+        let is_over = |line: &mut Arc<Line>| {
+            kept += usize::from(line.http2.is_idle());
+            line.http2.is_idle() && kept > size.max(1)
+        };
+        let over: Vec<_> = entry.lines.extract_if(.., is_over).collect();
+        drop(state);
+        over.iter().for_each(|line| line.http2.retire());
+    }
+
+    fn turn(&self, destination: &Arc<Destination>) -> Turn {
+        let mut state = self.lock();
+        let entry = state.entries.entry(destination.clone()).or_default();
+        if let Some((line, before)) = entry.take_place() {
+            return Turn::Take(line, before);
+        }
+        match &entry.opening {
+            _ if entry.is_http1 => Turn::Open(None),
+            Some(opening) if is_going_on(opening) => Turn::Wait(opening.clone()),
+            // There is none, or it was cancelled.
+            _ => {
+                let (sender, receiver) = watch::channel(None);
+                entry.opening = Some(receiver);
+                Turn::Open(Some(sender))
+            }
+        }
+    }
+
+    /// Notes what opening a connection came to. True if the caller has to see to it that connections
+    /// are swept from now on.
+    fn note(&self, destination: &Arc<Destination>, opened: Option<&Arc<Line>>) -> bool {
+        let mut state = self.lock();
+        let entry = state.entries.entry(destination.clone()).or_default();
+        entry.is_http1 = opened.is_none();
+        entry.lines.extend(opened.cloned());
+        !std::mem::replace(&mut state.swept, true)
+    }
+
+    fn end_opening(&self, destination: &Arc<Destination>) {
+        let mut state = self.lock();
+        if let Some(entry) = state.entries.get_mut(destination) {
+            entry.opening = None;
+            if entry.lines.is_empty() && !entry.is_http1 {
+                state.entries.remove(destination);
+            }
+        }
+    }
+
+    fn forget(&self, destination: &Arc<Destination>, connection: &Arc<http2::Connection>) {
+        let mut state = self.lock();
+        if let Some(entry) = state.entries.get_mut(destination) {
+            entry
+                .lines
+                .retain(|line| !Arc::ptr_eq(&line.http2, connection));
+            if !entry.is_used() {
+                state.entries.remove(destination);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Unless whoever opens the connection has been cancelled.
+fn is_going_on(opening: &watch::Receiver<Option<Ended>>) -> bool {
+    opening.has_changed().is_ok()
+}
+
+impl Entry {
+    fn is_used(&self) -> bool {
+        !self.lines.is_empty() || self.opening.as_ref().is_some_and(is_going_on)
+    }
+
+    /// The first with a free place, so that the last ones become idle when there is less to do.
+    fn take_place(&mut self) -> Option<(Arc<Line>, u32)> {
+        let usable = self.lines.iter().filter(|line| !line.is_outdated());
+        usable
+            .filter(|line| !line.http2.has_expired())
+            .find_map(|line| Some((line.clone(), line.http2.take_place()?)))
+    }
+}
+
+/// Takes a place on a shared connection, or opens a connection.
+///
+/// # Errors
+///
+/// Why there is none.
+pub async fn obtain(
+    engine: &'static Engine,
+    route: Route,
+    timeouts: Timeouts,
+    trace: &mut Trace,
+) -> Result<Link> {
+    let destination = route.destination.clone();
+    if destination.protocols == Protocols::Http1 {
+        return open(engine, route, timeouts, trace).await;
+    }
+    loop {
+        match engine.sharing.turn(&destination) {
+            Turn::Take(line, before) => {
+                engine.stats.connections_reused.increment();
+                return Ok(Link::Shared(Box::new(Lease::new(line, before))));
+            }
+            Turn::Open(None) => return open(engine, route, timeouts, trace).await,
+            Turn::Open(Some(ended)) => {
+                let opened = open(engine, route, timeouts, trace).await;
+                engine.sharing.end_opening(&destination);
+                if let Ok(Link::Own(_)) = opened {
+                    note(engine, &destination, None);
+                }
+                let outcome = opened.as_ref().map(|_| ()).map_err(Clone::clone);
+                let _ = ended.send(Some(outcome));
+                return opened;
+            }
+            Turn::Wait(mut ended) => {
+                let outcome = async {
+                    let told = ended.wait_for(Option::is_some).await;
+                    Ok(told.ok().and_then(|outcome| outcome.clone()))
+                };
+                match within(timeouts.connect(), Stage::Connect, outcome).await? {
+                    // Its time may have been shorter than ours.
+                    Some(Err(error)) if *error.cause() != Cause::Timeout => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// Makes an HTTP/2 connection of what has been opened, and shares it.
+///
+/// # Errors
+///
+/// Whoever is there does not speak HTTP/2, or does not let us in.
+pub async fn share(
+    engine: &'static Engine,
+    stream: Stream,
+    origin: Origin,
+    timeouts: Timeouts,
+) -> Result<Lease> {
+    let session = stream.session().cloned();
+    let patience = timeouts.read.min(PATIENCE);
+    let starting = async {
+        let started = http2::start(stream, patience, Some(IDLE_TIME)).await;
+        started.map_err(|(fault, health)| {
+            super::lease::explain_start(&fault, &health, session.as_deref())
+        })
+    };
+    let driver = within(timeouts.connect(), Stage::Connect, starting).await?;
+    let line = Arc::new(Line {
+        http2: driver.connection().clone(),
+        origin,
+    });
+    // Taken before it is shared: there may be one place only, and more who wait for it.
+    let before = line.http2.take_place();
+    let Some(before) = before else {
+        return Err(Error::closed(Stage::Connect));
+    };
+    let lease = Lease::new(line.clone(), before);
+    let destination = line.origin.route.destination.clone();
+    note(engine, &destination, Some(&line));
+    let open = Open::new(&engine.stats);
+    engine.spawn(drive(engine, driver, destination, open));
+    Ok(lease)
+}
+
+fn note(engine: &'static Engine, destination: &Arc<Destination>, opened: Option<&Arc<Line>>) {
+    if engine.sharing.note(destination, opened) {
+        engine.spawn(sweep(engine));
+    }
+}
+
+async fn drive(
+    engine: &'static Engine,
+    driver: Driver<Stream>,
+    destination: Arc<Destination>,
+    _open: Open,
+) {
+    let retired = |connection: &Arc<http2::Connection>| {
+        engine.sharing.forget(&destination, connection);
+    };
+    driver.run(retired).await;
+}
+
+/// Looks after shared connections while there are any.
+async fn sweep(engine: &'static Engine) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        engine.look_at_files();
+        if !engine.sharing.sweep() {
+            return;
+        }
+    }
+}
