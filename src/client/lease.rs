@@ -82,6 +82,11 @@ impl Lease {
         self.line.http2.is_open()
     }
 
+    /// Whether the connection was given up since the server did not answer a ping.
+    pub fn is_silent(&self) -> bool {
+        self.line.http2.is_silent()
+    }
+
     /// For how long the connection may be idle from now on.
     pub fn set_idle_time(&self, time: Option<std::time::Duration>) {
         self.line.http2.set_idle_time(time);
@@ -144,7 +149,7 @@ impl Lease {
 
     /// The error for a fault of one of its streams.
     pub fn explain(&self, fault: &Fault, stage: Stage) -> Error {
-        if self.line.http2.is_silent() {
+        if self.is_silent() {
             return Error::closed(stage).with_hint(
                 "the server sent nothing for a while and did not answer an HTTP/2 ping: it, or the \
                  way to it, is gone",

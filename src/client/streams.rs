@@ -117,7 +117,7 @@ async fn ask(
         is_harmless: match fault {
             Fault::Unprocessed(_) => true,
             // A connection that the server closed as the request was on its way looks like this.
-            Fault::Lost => exchange.retry_stale && lease.reused > 0,
+            Fault::Lost => exchange.retry_stale && lease.reused > 0 && !lease.is_silent(),
             _ => false,
         },
     };

@@ -4,6 +4,7 @@ local operation = require("resty.mtls.operation")
 local responses = require("resty.mtls.response")
 
 local concat = table.concat
+local find = string.find
 local ipairs = ipairs
 local pcall = pcall
 local tostring = tostring
@@ -102,10 +103,14 @@ end
 -- The server may have answered before it had all of the body, and then closed its side.
 local function read_early_response(self, params, err, details)
     if type(details) == "table" and details.code == "closed" and details.stage == "send" then
-        local res = _M.receive(self, params)
+        local res, why, more = _M.receive(self, params)
         if res then
             self.keepalive = false
             return res
+        end
+        -- A stream that was reset ends with a reason.
+        if type(more) == "table" and find(more.code, "^http2_") then
+            return nil, why, more
         end
     end
     return nil, err, details
