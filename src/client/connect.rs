@@ -85,24 +85,25 @@ pub async fn open(
             Stream::Tls(Box::new(stream), session)
         }
     };
-    let trace = Trace {
-        is_open: true,
-        ..std::mem::take(trace)
-    };
     let is_http2 = speaks_http2(&stream, destination.protocols)?;
+    trace.is_open = true;
+    let opening = Arc::new(std::mem::take(trace));
     let origin = Origin {
         route,
         generation,
-        trace: Arc::new(std::mem::take(trace)),
+        trace: opening.clone(),
     };
     if is_http2 {
-        let kept = origin.trace.clone();
         let shared = share(engine, stream, origin, timeouts).await;
-        // What is known of the way is not lost with the connection.
-        *trace = shared
-            .as_ref()
-            .map_or_else(|_| (*kept).clone(), |_| Trace::default());
-        return Ok(Link::Shared(Box::new(shared?)));
+        return shared
+            .map(|shared| Link::Shared(Box::new(shared)))
+            // What is known of the way is not lost with the connection.
+            .inspect_err(|_| {
+                *trace = Trace {
+                    is_open: false,
+                    ..(*opening).clone()
+                };
+            });
     }
     let open = Open::new(&engine.stats);
     let connection = Connection::new(stream, origin, None, open);
