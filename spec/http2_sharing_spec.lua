@@ -1,5 +1,4 @@
 local certs = require("spec.support.certs")
-local fs = require("spec.support.fs")
 local http = require("resty.mtls.http")
 local nghttpd = require("spec.support.nghttpd")
 local nginx = require("spec.support.nginx")
@@ -180,27 +179,33 @@ describe("a connection to nghttpd", function()
 end)
 
 
-for _, place in ipairs(places) do
-    describe("an identity in files, in " .. place.name, function()
-        it("takes its connections with it when it is replaced", function()
-            local output = place.run(rotation .. [[
-                options = { ssl_cert_path = folder .. "/tls.crt", http_version = 2,
-                            ssl_key_path = folder .. "/tls.key" }
-                put("tls", "client-a")
-                visit_until(nil, "client-a")
-                assert(select(2, visit()).reused > 0)
-                put("tls", "client-b")
-                -- One who has connected already may be moved to another connection.
-                assert(wait_until(function() return visit() == "client-b" end))
-                visit_for(1.5, "client-b")
-                only_connections_are(1)
-                print("done")
-            ]], { up = upstream.port, plain = upstream.ports.plain,
-                  folder = fs.temp_dir("rotation") })
-            assert.equals("done\n", output)
-        end)
-    end)
-end
+local ROTATION = {
+    { "takes its connections with it when it is replaced", [[
+        options = { ssl_cert_path = folder .. "/tls.crt", ssl_key_path = folder .. "/tls.key",
+                    http_version = 2 }
+        put("tls", "client-a")
+        visit_until(nil, "client-a")
+        assert(select(2, visit()).reused > 0)
+        put("tls", "client-b")
+        visit_until("client-a", "client-b")
+        visit_for(1.5, "client-b")
+        only_connections_are(1)
+    ]] },
+}
+
+describe("an identity in files", function()
+    local runs
+
+    setup(function() runs = rotation.begin(ROTATION, { listen = "http2" }) end)
+
+    teardown(function() runs:stop() end)
+
+    for _, place in ipairs(places) do
+        for _, case in ipairs(ROTATION) do
+            it(case[1] .. ", in " .. place.name, function() runs:finish(place, case) end)
+        end
+    end
+end)
 
 
 describe("light threads at once", function()

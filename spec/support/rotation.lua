@@ -136,15 +136,16 @@ Runs.__index = Runs
 local function serve(count, opts)
     local listeners = {}
     for i = 1, count do
-        listeners[i] = "listen 127.0.0.1:${port." .. i .. "} ssl;"
+        listeners[i] = "listen 127.0.0.1:${port." .. i .. "} ssl " .. (opts.listen or "") .. ";"
     end
-    return nginx.upstream({ verify = opts.verify, server = table.concat(listeners, "\n") })
+    return nginx.upstream({ verify = opts.verify, listen = opts.listen,
+                            server = table.concat(listeners, "\n") })
 end
 
 
 --- Starts every case in every place, and a server for them.
 ---@param cases RotationCase[]
----@param opts { verify: string? }? of the server; see nginx.upstream
+---@param opts { verify: string?, listen: string? }? of the server; see nginx.upstream
 ---@return RotationRuns
 function _M.begin(cases, opts)
     local self = setmetatable({ running = {} }, Runs)
