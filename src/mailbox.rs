@@ -34,6 +34,8 @@ pub struct Mailbox {
 struct State {
     completed: Vec<OperationId>,
     in_flight: usize,
+    /// Whether the thread of this VM waits in [`Mailbox::block`].
+    is_blocked: bool,
     /// Whether a wake has been sent since the last drain; one is enough.
     notified: bool,
     /// Our ends of the wake sockets: the dispatcher's, and those of light threads without one.
@@ -120,11 +122,13 @@ impl Mailbox {
             if left.is_zero() {
                 return false;
             }
+            state.is_blocked = true;
             let (woken, _) = self
                 .arrived
                 .wait_timeout(state, left)
                 .unwrap_or_else(PoisonError::into_inner);
             state = woken;
+            state.is_blocked = false;
         }
     }
 
@@ -162,8 +166,12 @@ impl Mailbox {
                 .collect(),
             true => Vec::new(),
         };
+        let is_blocked = state.is_blocked;
         drop(state);
-        self.arrived.notify_all();
+        // A system call, also where nobody waits.
+        if is_blocked {
+            self.arrived.notify_all();
+        }
         for socket in wakers {
             self.wake(&socket);
         }

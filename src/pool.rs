@@ -17,6 +17,16 @@ pub trait Idle {
     fn seems_usable(&mut self) -> bool;
 }
 
+impl<T: Idle> Idle for Box<T> {
+    fn is_usable(&mut self) -> bool {
+        self.as_mut().is_usable()
+    }
+
+    fn seems_usable(&mut self) -> bool {
+        self.as_mut().seems_usable()
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Pool<K, C>(Mutex<State<K, C>>);

@@ -145,7 +145,7 @@ pub async fn open_bounded(
     let mut link = match engine.pool.take(&route.destination) {
         Some(mut pooled) => {
             engine.count_reuse(&mut pooled);
-            Link::Own(Box::new(pooled))
+            Link::Own(pooled)
         }
         None => obtain(engine, route, timeouts, trace).await?,
     };

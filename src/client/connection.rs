@@ -1,5 +1,6 @@
 //! An established connection: TLS or plain, with what has been read ahead.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -141,6 +142,15 @@ impl Drop for Open {
 /// One TLS record (RFC 8446, 5.1), and what a socket is likely to have at once.
 const READ_SIZE: usize = 16 * 1024;
 
+/// An idle connection keeps a buffer of up to this size: there may be ten thousand of them.
+const KEPT_SIZE: usize = 2 * 1024;
+
+thread_local! {
+    /// What is read into while a connection has no large buffer of its own. Most responses are small,
+    /// and allocating room for a record for each of them costs more than copying it.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 /// More than this is not encrypted on the caller's thread: it is nginx's event loop.
 const WRITE_NOW_LIMIT: usize = READ_SIZE;
 
@@ -239,9 +249,11 @@ impl Connection {
         }
     }
 
-    /// Lets go of what an idle connection need not hold: there may be ten thousand of them.
+    /// Lets go of what an idle connection need not hold.
     pub fn settle(&mut self) {
-        self.buffer = Vec::new();
+        if self.buffer.capacity() > KEPT_SIZE {
+            self.buffer = Vec::new();
+        }
         if self.reused == 0
             && let Stream::Tls(_, session) = &self.stream
         {
@@ -310,14 +322,19 @@ impl Connection {
         if let Some(end) = self.ended.take() {
             return Poll::Ready(end);
         }
-        self.buffer.reserve(READ_SIZE);
-        let mut space = ReadBuf::uninit(&mut self.buffer.spare_capacity_mut()[..READ_SIZE]);
-        let polled = Pin::new(&mut self.stream).poll_read(cx, &mut space);
-        let filled = space.filled().len();
-        let length = self.buffer.len() + filled;
-        // SAFETY: the space is the vector's own, right behind its elements, and what a ReadBuf has
-        // filled is initialised.
-        unsafe { self.buffer.set_len(length) };
+        let (polled, filled) = match self.buffer.capacity() < READ_SIZE {
+            true => SCRATCH.with_borrow_mut(|scratch| {
+                scratch.clear();
+                let (polled, filled) = poll_into(&mut self.stream, cx, scratch);
+                if filled == READ_SIZE {
+                    // A large response, of which more is to come.
+                    self.buffer.reserve(2 * READ_SIZE);
+                }
+                self.buffer.extend_from_slice(scratch);
+                (polled, filled)
+            }),
+            false => poll_into(&mut self.stream, cx, &mut self.buffer),
+        };
         if filled > 0 && self.first_byte.is_none() {
             self.first_byte = Some(Instant::now());
         }
@@ -380,6 +397,23 @@ impl Idle for Connection {
             Stream::Tls(stream, _) => stream.get_mut().0.seems_quiet() || self.is_usable(),
         }
     }
+}
+
+/// Appends up to a record to `buffer`: how many bytes.
+fn poll_into(
+    stream: &mut Stream,
+    cx: &mut Context<'_>,
+    buffer: &mut Vec<u8>,
+) -> (Poll<io::Result<()>>, usize) {
+    buffer.reserve(READ_SIZE);
+    let mut space = ReadBuf::uninit(&mut buffer.spare_capacity_mut()[..READ_SIZE]);
+    let polled = Pin::new(stream).poll_read(cx, &mut space);
+    let filled = space.filled().len();
+    let length = buffer.len() + filled;
+    // SAFETY: the space is the vector's own, right behind its elements, and what a ReadBuf has filled
+    // is initialised.
+    unsafe { buffer.set_len(length) };
+    (polled, filled)
 }
 
 /// Reads, and sends what TLS has to say to what was read: that we do not renegotiate (RFC 5246,

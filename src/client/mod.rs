@@ -28,6 +28,7 @@ mod trace;
 mod transact;
 mod tunnel;
 
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,11 +51,11 @@ use crate::pool::Pool;
 use crate::tls::{Profile, Protocols};
 
 /// Idle connections of this process.
-pub type ConnectionPool = Pool<Arc<Destination>, Connection>;
+pub type ConnectionPool = Pool<Arc<Destination>, Box<Connection>>;
 
 /// Everything that has to be the same for a connection to be used again: where it leads, whom it
 /// trusts, and whom it is authenticated as. The pool's key.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Destination {
     /// Address.
     pub endpoint: Endpoint,
@@ -79,7 +80,7 @@ impl Generation {
 }
 
 /// The TLS side of a destination.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct TlsTarget {
     /// Identity, trust and policy.
     pub profile: Arc<Profile>,
@@ -88,7 +89,7 @@ pub struct TlsTarget {
 }
 
 /// An HTTP proxy between us and the destination.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Proxy {
     /// Its address.
     pub endpoint: Endpoint,
@@ -98,6 +99,17 @@ pub struct Proxy {
     pub authorization: Option<Vec<u8>>,
     /// Whether it passes bytes on (CONNECT), or requests in absolute form.
     pub tunnels: bool,
+}
+
+/// Of what tells most destinations apart: it is on the way of every request. All else is compared.
+impl Hash for Destination {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.endpoint.hash(state);
+        self.pool.hash(state);
+        if let Some(tls) = &self.tls {
+            tls.profile.hash(state);
+        }
+    }
 }
 
 impl Destination {

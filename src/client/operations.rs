@@ -75,7 +75,7 @@ impl Client {
         }
         let mut connection = self.engine.pool.take(destination)?;
         self.engine.count_reuse(&mut connection);
-        Some(Link::Own(Box::new(connection)))
+        Some(Link::Own(connection))
     }
 
     /// Operation: opens a connection.
@@ -128,9 +128,11 @@ impl Client {
                     pooled.permit = connection.permit.take();
                     Ok(pooled)
                 }
-                None => upgrade(engine, *connection, destination, timeouts, &mut trace).await,
+                None => upgrade(engine, *connection, destination, timeouts, &mut trace)
+                    .await
+                    .map(Box::new),
             };
-            let connected = connected.map(|connection| Link::Own(Box::new(connection)));
+            let connected = connected.map(Link::Own);
             shared.connected(connected, trace, completion);
         });
         Ok(())
@@ -180,7 +182,8 @@ impl Client {
                 let route = connection.route().clone();
                 let permit = connection.permit.take();
                 let mut trace = Trace::default();
-                let fresh = open(engine, route, exchange.timeouts, &mut trace).await;
+                // Boxed, as all that is rare here: each request moves what its task may ever need.
+                let fresh = Box::pin(open(engine, route, exchange.timeouts, &mut trace)).await;
                 match fresh.and_then(Link::into_own) {
                     Ok(fresh) => {
                         connection = fresh;
@@ -493,7 +496,7 @@ impl Client {
         if self
             .engine
             .pool
-            .put(&destination, *connection, timeout, size)
+            .put(&destination, connection, timeout, size)
         {
             self.engine.spawn(sweep(self.engine));
         }

@@ -73,8 +73,6 @@ pub async fn respond(
         // The next one's time runs from here: its request was sent with this one's.
         connection.begin_request();
     }
-    let mut body = Body::new(framing, exchange.limits, exchange.max_body_size);
-    let progress = body.decode(&mut connection.buffer);
     let summary = Summary {
         head,
         has_body: framing != Framing::None,
@@ -82,10 +80,13 @@ pub async fn respond(
         keeps_alive: connection.keeps_alive,
         timing,
     };
+    let body = Body::new(framing, exchange.limits, exchange.max_body_size);
+    let mut response = Response::new(summary, body);
+    let progress = response.body.decode(&mut connection.buffer);
     let timeouts = exchange.timeouts;
     drop(exchange);
     present(
-        &shared, connection, summary, body, progress, timeouts, completion,
+        &shared, connection, response, progress, timeouts, completion,
     )
     .await;
 }
@@ -94,8 +95,7 @@ pub async fn respond(
 pub async fn present<S: Source>(
     shared: &Arc<Shared>,
     mut source: S,
-    summary: Summary,
-    mut body: Body,
+    mut response: Box<Response>,
     mut progress: Result<bool>,
     timeouts: Timeouts,
     completion: Completion,
@@ -103,18 +103,12 @@ pub async fn present<S: Source>(
     // Mostly the body of a small response has come with its head. Whatever is there now is taken
     // before the consumer is woken, which spares it a second wait.
     while let Ok(false) = progress
-        && body.has_room()
+        && response.body.has_room()
         && let Poll::Ready(part) = poll_fn(|cx| Poll::Ready(source.poll_part(cx))).await
     {
-        progress = source.take_in(&mut body, part);
+        progress = source.take_in(&mut response.body, part);
     }
-    let finished = finish(&mut body, progress);
-    let response = Response {
-        timing: summary.timing.clone(),
-        summary: Some(summary),
-        body,
-        waiter: None,
-    };
+    let finished = finish(&mut response.body, progress);
     let unfinished = shared.present(response, source, finished);
     drop(completion);
     if let Some(source) = unfinished {

@@ -29,7 +29,7 @@ pub struct State {
     /// How the last operation ended, until it is asked for.
     pub outcome: Option<Result<(), Error>>,
     /// The response that is being read or taken.
-    pub response: Option<Response>,
+    pub response: Option<Box<Response>>,
     /// The task that has the connection.
     pub task: Option<AbortHandle>,
     /// How the last connection came to be, or how far it came.
@@ -48,7 +48,7 @@ pub enum Phase {
     Busy(Option<u32>),
 }
 
-/// A response whose head has come.
+/// A response whose head has come. Boxed wherever it goes: tasks move all that they hold.
 #[derive(Debug)]
 pub struct Response {
     /// The head, until Lua takes it.
@@ -96,7 +96,7 @@ pub enum Until {
 
 impl Shared {
     /// Without a connection, but with what is left of an earlier one.
-    pub fn with_rest(response: Option<Response>, trace: Option<Arc<Trace>>) -> Self {
+    pub fn with_rest(response: Option<Box<Response>>, trace: Option<Arc<Trace>>) -> Self {
         let state = Mutex::new(State {
             response,
             trace,
@@ -140,7 +140,12 @@ impl Shared {
 
     /// Ends an operation that has brought a response. The source of its body comes back if that has
     /// to be read yet.
-    pub fn present<S: Source>(&self, response: Response, source: S, finished: bool) -> Option<S> {
+    pub fn present<S: Source>(
+        &self,
+        response: Box<Response>,
+        source: S,
+        finished: bool,
+    ) -> Option<S> {
         let mut state = self.lock();
         state.outcome = Some(Ok(()));
         state.response = Some(response);
@@ -163,6 +168,16 @@ impl State {
 }
 
 impl Response {
+    /// A response of which nothing has been taken.
+    pub fn new(summary: Summary, body: Body) -> Box<Self> {
+        Box::new(Self {
+            timing: summary.timing.clone(),
+            summary: Some(summary),
+            body,
+            waiter: None,
+        })
+    }
+
     /// The completion of the waiter, if it has what it waits for.
     pub fn satisfied(&mut self) -> Option<Completion> {
         let waiter = self.waiter.as_ref()?;

@@ -15,7 +15,7 @@ use super::lease::{Lease, Sent, upload};
 use super::link::Link;
 use super::reading::{Source, present};
 use super::sharing::obtain;
-use super::state::{Phase, Shared, Summary};
+use super::state::{Phase, Response, Shared, Summary};
 use super::trace::Trace;
 use super::transact::{Exchange, Message};
 use crate::error::{Cause, Error, Result, Stage};
@@ -282,7 +282,6 @@ async fn respond(
         false => Framing::None,
     };
     let body = Body::new(framing, exchange.limits, exchange.max_body_size);
-    let progress = Ok(!has_body);
     let summary = Summary {
         head,
         has_body,
@@ -300,9 +299,8 @@ async fn respond(
     present(
         shared,
         source,
-        summary,
-        body,
-        progress,
+        Response::new(summary, body),
+        Ok(!has_body),
         exchange.timeouts,
         completion,
     )
