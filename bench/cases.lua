@@ -11,6 +11,7 @@ local MIB = 1024 * 1024
 ---@field upload integer? size of the request body
 ---@field in_parts boolean? the response body is read 64 KiB at a time
 ---@field server "ecdsa"|"rsa"
+---@field http_version 2? of ours; the peer has HTTP/1.1 only
 ---@field is_large boolean? takes long, uses memory, and a digest more or less is lost in it
 ---@field probed boolean? what is looked at is another location of the same worker, meanwhile
 ---@field note string? for the table
@@ -51,6 +52,12 @@ local cases = {
         name = "keepalive-64", title = "1 KiB, kept connections", connections = 64,
         connection = "kept", bytes = 1024,
         targets = { rate = 1.4, cpu = 0.70, main_cpu = 0.42 },
+    },
+    {
+        name = "http2-64", title = "1 KiB over HTTP/2", connections = 64,
+        connection = "kept", bytes = 1024, http_version = 2,
+        note = "on one connection; the peer has no HTTP/2 and keeps 64 of HTTP/1.1",
+        targets = { rate = 1.6, cpu = 0.60, main_cpu = 0.35 },
     },
     {
         name = "new-ecdsa", title = "new handshake each, ECDSA P-256", connections = 16,

@@ -62,6 +62,7 @@ local function our_client(settings)
             options.ssl_key = read_file(identity.key)
             options.ssl_trusted_certificate = ca
             options.ssl_session_reuse = case.connection ~= "new"
+            options.http_version = case.http_version
         end),
     }
 end

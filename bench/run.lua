@@ -33,7 +33,7 @@ end
 -- measured doing something else.
 local function look(gateway, case_name, by)
     local response = gateway:get("/seen?case=" .. case_name .. "&by=" .. by)
-    if response.status ~= 200 or not response.body:find("^SUCCESS CN=client") then
+    if response.status ~= 200 or not response.body:find(", SUCCESS CN=client", 1, true) then
         error(string.format("%s cannot make the calls of %s: %s", by, case_name,
                             gateway:error_log():sub(-2000)), 0)
     end

@@ -12,7 +12,7 @@ local RANDOM_MIB = 96
 -- each other would be flattered: LuaJIT keeps one copy of equal strings.
 local SITE = [[
     server {
-        listen 127.0.0.1:${port.$NAME} ssl;
+        listen 127.0.0.1:${port.$NAME} ssl http2;
         ssl_certificate ${cert.$CERT.crt};
         ssl_certificate_key ${cert.$CERT.key};
 
@@ -41,8 +41,8 @@ local SITE = [[
     }
 ]]
 
-local SEEN = "$ssl_client_verify $ssl_client_s_dn, $ssl_protocol, $ssl_cipher, $ssl_curve, "
-    .. "session reused: $ssl_session_reused"
+local SEEN = "$server_protocol, $ssl_client_verify $ssl_client_s_dn, $ssl_protocol, "
+    .. "$ssl_cipher, $ssl_curve, session reused: $ssl_session_reused"
 
 
 local function site(name, identity)

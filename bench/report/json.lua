@@ -47,10 +47,10 @@ local function verdict_fields(verdict)
         { "ratio_wanted", number(target.ratio) },
         { "value_wanted", number(target.value and target.value * metric.scale) },
         { "ratio", number(verdict.row.ratio) }, { "ours", number(verdict.row.ours) },
-        { "met", tostring(verdict.met) },
+        { "baseline", cjson.encode(verdict.row.baseline) }, { "met", tostring(verdict.met) },
     }
-    if verdict.memoised then
-        fields[#fields + 1] = { "ratio_to_memoised", number(verdict.memoised.ratio) }
+    if verdict.as_is then
+        fields[#fields + 1] = { "ratio_to_peer", number(verdict.as_is.ratio) }
     end
     return fields
 end

@@ -1,5 +1,6 @@
 //! Request parameters: from a Lua table to bytes and a typed [`Exchange`].
 
+use bytes::Bytes;
 use mlua::{BorrowedBytes, FromLua, Lua, Table, Value};
 
 use crate::client::{Exchange, Message, Request, Timeouts};
@@ -65,10 +66,7 @@ pub fn exchange(lua: &Lua, params: &Table, defaults: &Defaults<'_>) -> Result<Ex
         },
         version,
         headers,
-        body_length: match &body {
-            Body::None | Body::Iterator => None,
-            Body::Bytes(bytes) => Some(bytes.len()),
-        },
+        body_length: body.bytes().map(<[u8]>::len),
         body_is_iterator: matches!(body, Body::Iterator),
         host: defaults.host.as_deref(),
         user_agent,
@@ -80,10 +78,7 @@ pub fn exchange(lua: &Lua, params: &Table, defaults: &Defaults<'_>) -> Result<Ex
         let request = Request {
             in_pieces: head.body_is_iterator,
             head: http2::Head::new(head, defaults.tls)?,
-            body: match body {
-                Body::Bytes(bytes) => bytes.into(),
-                Body::None | Body::Iterator => Default::default(),
-            },
+            body: Bytes::copy_from_slice(body.bytes().unwrap_or_default()),
         };
         return Ok(Exchange {
             message: Message::Frames(Box::new(request)),
@@ -94,7 +89,7 @@ pub fn exchange(lua: &Lua, params: &Table, defaults: &Defaults<'_>) -> Result<Ex
     let mut wire = Vec::with_capacity(1024);
     let announced = head.encode(&mut wire)?;
     let head_length = wire.len();
-    if let Body::Bytes(bytes) = &body {
+    if let Some(bytes) = body.bytes() {
         wire.extend_from_slice(bytes);
     }
     let waits = expects_continue && (wire.len() > head_length || matches!(body, Body::Iterator));
@@ -131,8 +126,20 @@ pub fn response(lua: &Lua, params: &Table, timeouts: Timeouts) -> Result<Exchang
 
 enum Body {
     None,
-    Bytes(Vec<u8>),
+    /// Lua's own, which is copied once only, to where it is sent from.
+    Text(BorrowedBytes),
+    Parts(Vec<u8>),
     Iterator,
+}
+
+impl Body {
+    fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::None | Self::Iterator => None,
+            Self::Text(text) => Some(text),
+            Self::Parts(bytes) => Some(bytes),
+        }
+    }
 }
 
 fn body(lua: &Lua, value: Value) -> Result<Body> {
@@ -145,9 +152,10 @@ fn body(lua: &Lua, value: Value) -> Result<Body> {
                 let part = part.map_err(|error| unreadable("body", &error))?;
                 whole.extend_from_slice(&bytes(lua, "body", &part)?);
             }
-            Ok(Body::Bytes(whole))
+            Ok(Body::Parts(whole))
         }
-        other => Ok(Body::Bytes(bytes(lua, "body", &other)?)),
+        Value::String(text) => Ok(Body::Text(text.as_bytes())),
+        other => Ok(Body::Parts(bytes(lua, "body", &other)?)),
     }
 }
 

@@ -409,6 +409,8 @@ fn add_results<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
     });
     // take_whole() -> string, or false if it has to be waited for; and as above
     methods.add_method_mut("take_whole", |lua, this, ()| {
+        let size = guarded(|| Ok(this.current()?.buffered()));
+        strings::make_room(lua, size.0.unwrap_or(0))?;
         let whole = guarded(|| {
             let whole = this.current()?.take_whole(|bytes| strings::new(lua, bytes));
             whole.map_err(|error| this.explain(error))

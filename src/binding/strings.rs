@@ -1,5 +1,7 @@
 //! Byte strings on their way to Lua.
 
+use std::time::{Duration, Instant};
+
 use mlua::{Lua, LuaString, ffi};
 
 use crate::http1::Header;
@@ -7,6 +9,25 @@ use crate::http1::Header;
 /// Allocations below this are not worth guarding: where they fail, so do Rust's own, which ends the
 /// process.
 const GUARDED: usize = 64 * 1024;
+
+/// Strings from here on are rare enough to collect garbage for each.
+const LARGE: usize = 8 * 1024 * 1024;
+
+/// For how long garbage is collected for a string, beside about 400 µs that making it takes.
+const COLLECT_PER_MEBIBYTE: Duration = Duration::from_micros(100);
+
+/// Has Lua look for garbage before it is given a string of `length` bytes. By itself it waits until
+/// memory has doubled, and large strings that nobody needs any more would stay until then.
+pub fn make_room(lua: &Lua, length: usize) -> mlua::Result<()> {
+    if length < LARGE {
+        return Ok(());
+    }
+    let mebibytes = u32::try_from(length >> 20).unwrap_or(u32::MAX);
+    let limit = COLLECT_PER_MEBIBYTE.saturating_mul(mebibytes);
+    let begun = Instant::now();
+    while !lua.gc_step()? && begun.elapsed() < limit {}
+    Ok(())
+}
 
 /// A Lua string. Of the module's calls only this one guards against Lua being out of memory, since a
 /// body may be larger than anything else: guarding every call of Lua's made up half of a request.

@@ -12,6 +12,10 @@ use crate::http1::{BodyDecoder, Event, Framing, Header, Limits};
 /// Bytes that are read ahead of the consumer.
 const READ_AHEAD: usize = 256 * 1024;
 
+/// Up to this size, memory is taken at once for a body that is wanted as a whole. What is announced may
+/// never come, but memory that is not written to costs nothing either.
+const WHOLE: usize = 64 * 1024 * 1024;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Body {
@@ -89,6 +93,7 @@ impl Body {
                     if self.decoder.ends_with_connection() {
                         self.account(range.len() as u64)?;
                     }
+                    self.make_room(range.len());
                     let range = used + range.start..used + range.end;
                     self.data.extend_from_slice(&input[range]);
                 }
@@ -104,6 +109,17 @@ impl Body {
             self.trailers = self.decoder.take_trailers();
         }
         Ok(done)
+    }
+
+    /// Growing step by step would copy a large body, and leave behind what was copied from.
+    fn make_room(&mut self, size: usize) {
+        if self.wanted < WHOLE || self.data.capacity() - self.data.len() >= size {
+            return;
+        }
+        let announced = usize::try_from(self.decoder.announced()).unwrap_or(usize::MAX);
+        let room = announced.min(self.data.len().max(WHOLE));
+        // Where there is not so much, what comes makes its own room.
+        let _ = self.data.try_reserve_exact(size.saturating_add(room));
     }
 
     /// Appends the data of a frame, which is to the consumer what a chunk is.
@@ -170,6 +186,11 @@ impl Body {
     /// Whether the consumer is far enough ahead of, or behind, the reader for it to go on.
     pub fn has_room(&self) -> bool {
         self.buffered() < self.wanted.max(READ_AHEAD)
+    }
+
+    /// Bytes that have come and were not taken.
+    pub fn buffered(&self) -> usize {
+        self.data.len() - self.start
     }
 
     /// Trailer fields, after the end.
@@ -260,10 +281,6 @@ impl Body {
                 Ok(Taken::Data(given))
             }
         }
-    }
-
-    fn buffered(&self) -> usize {
-        self.data.len() - self.start
     }
 
     fn advance(&mut self, size: usize) {

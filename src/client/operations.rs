@@ -403,6 +403,13 @@ impl Client {
         self.take(|body| body.take_all(give))
     }
 
+    /// Bytes of the body that have come and were not taken.
+    pub fn buffered(&self) -> usize {
+        let state = self.shared.lock();
+        let response = state.response.as_ref();
+        response.map_or(0, |response| response.body.buffered())
+    }
+
     /// Operation: waits until [`Self::take_part`] or [`Self::take_whole`] has something to say.
     pub fn await_body(&self, until: Until, completion: Completion) {
         let mut state = self.shared.lock();

@@ -66,6 +66,14 @@ impl BodyDecoder {
         self.state == State::Close
     }
 
+    /// Bytes of data that are still to come as far as that is known: of the body, or of a chunk.
+    pub fn announced(&self) -> u64 {
+        match self.state {
+            State::Length(left) | State::ChunkData(left) => left,
+            _ => 0,
+        }
+    }
+
     /// The trailer section of a chunked body, once it is done.
     pub fn take_trailers(&mut self) -> Vec<Header> {
         std::mem::take(&mut self.trailers)
