@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::http1::{BodyDecoder, Event, Framing, Header, Limits};
 
 /// Bytes that are read ahead of the consumer.
-const READ_AHEAD: usize = 256 * 1024;
+const READ_AHEAD: usize = 128 * 1024;
 
 /// Up to this size, memory is taken at once for a body that is wanted as a whole. What is announced may
 /// never come, but memory that is not written to costs nothing either.
@@ -111,9 +111,16 @@ impl Body {
         Ok(done)
     }
 
-    /// Growing step by step would copy a large body, and leave behind what was copied from.
+    /// Makes room for `size` bytes: in the place of those that were taken, if that moves no more bytes
+    /// than it gains. A body that is wanted as a whole gets all of it at once; growing step by step
+    /// would copy it, and leave behind what was copied from.
     fn make_room(&mut self, size: usize) {
-        if self.wanted < WHOLE || self.data.capacity() - self.data.len() >= size {
+        let is_full = |data: &Vec<u8>| data.capacity() - data.len() < size;
+        if is_full(&self.data) && self.start >= self.buffered() {
+            self.data.drain(..self.start);
+            self.start = 0;
+        }
+        if self.wanted < WHOLE || !is_full(&self.data) {
             return;
         }
         let announced = usize::try_from(self.decoder.announced()).unwrap_or(usize::MAX);
@@ -131,6 +138,7 @@ impl Body {
         self.account(data.len() as u64)?;
         if !data.is_empty() {
             self.chunks.push_back(data.len() as u64);
+            self.make_room(data.len());
             self.data.extend_from_slice(data);
         }
         Ok(())
@@ -294,9 +302,6 @@ impl Body {
         if self.start == self.data.len() {
             self.data.clear();
             self.start = 0;
-        } else if self.start > READ_AHEAD {
-            self.data.drain(..self.start);
-            self.start = 0;
         }
         // A body that was once asked for whole must not keep its memory while the rest trickles.
         if self.data.is_empty() && self.data.capacity() > 4 * READ_AHEAD {
@@ -354,6 +359,35 @@ mod tests {
         assert_eq!(taken(&mut body, None), None);
         let mut body = complete(Framing::Length(0), b"");
         assert_eq!(taken(&mut body, None), None);
+    }
+
+    #[test]
+    fn a_body_that_is_taken_in_parts_stays_in_the_memory_of_what_is_read_ahead() {
+        let record = vec![b'x'; 16 * 1024];
+        let mut body = Body::new(Framing::Length(u64::MAX), Limits::default(), None);
+        let mut taken = 0;
+        while taken < 64 * READ_AHEAD {
+            while body.has_room() {
+                body.decode(&mut record.clone()).unwrap();
+            }
+            while let Taken::Data(size) = body.take(Some(64 * 1024), <[u8]>::len).unwrap() {
+                taken += size;
+            }
+        }
+        assert!(body.data.capacity() <= 4 * READ_AHEAD);
+    }
+
+    #[test]
+    fn a_body_that_is_wanted_as_a_whole_is_given_its_memory_at_once() {
+        let mut body = Body::new(Framing::Length(9 << 20), Limits::default(), None);
+        body.want_all();
+        body.decode(&mut vec![b'x'; 1024]).unwrap();
+        assert_eq!(body.data.capacity(), 9 << 20);
+        // What is announced is no promise.
+        let mut body = Body::new(Framing::Length(u64::MAX), Limits::default(), None);
+        body.want_all();
+        body.decode(&mut vec![b'x'; 1024]).unwrap();
+        assert_eq!(body.data.capacity(), WHOLE + 1024);
     }
 
     #[test]
