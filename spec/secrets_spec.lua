@@ -35,6 +35,8 @@ local SECRETS = {
     ["PEM text with certificate and key"] = certs.read("client-rsa.crt") .. KEY,
     ["PEM text of an encrypted key"] = certs.read("client-rsa.encrypted.key"),
     ["base64 of a key in lines"] = KEY:gsub("%-%-%-%-%-[^\n]*\n", ""),
+    ["base64 of a key with escaped line ends"] =
+        KEY:gsub("%-%-%-%-%-[^\n]*\n", ""):gsub("\n", "\\n"),
     ["base64 of a key"] = without_lines(KEY:gsub("%-%-%-%-%-[^\n]*\n", "")),
     ["base64 of a short key"] = SHORT,
     ["base64 of a shorter key"] = SHORTER,
@@ -68,6 +70,7 @@ local function cases_of(secret)
         { "ssl_trusted_certificate", trust_code, { ssl_trusted_certificate = secret } },
         { "ssl_trusted_certificate", trust_code,
           { ssl_trusted_certificate = { certs.path("ca.crt"), secret } } },
+        { "ssl_server_name", "bad_argument", { ssl_server_name = secret } },
         { "ssl_crl", is_pem and "bad_crl" or "bad_argument", { ssl_crl = secret } },
     }
 end

@@ -237,10 +237,9 @@ pub fn server_name(name: Option<&str>, verify: bool) -> Result<ServerName<'stati
             let bare = crate::net::without_brackets(name);
             // A trailing dot marks a fully-qualified name and is no part of it in SNI (RFC 6066).
             let bare = bare.strip_suffix('.').unwrap_or(bare);
+            // It may be a key in the wrong place, which an error must not show.
             ServerName::try_from(bare.to_owned()).map_err(|_| {
-                Error::bad_argument(format!(
-                    "bad 'ssl_server_name': {name} is neither a DNS name nor an IP address"
-                ))
+                Error::bad_argument("bad 'ssl_server_name': neither a DNS name nor an IP address")
             })
         }
         None if verify => Err(Error::bad_argument(

@@ -53,9 +53,11 @@ pub fn is_pem(text: &[u8]) -> bool {
     contains(text, b"-----BEGIN")
 }
 
-/// Whether `text` is PEM without its first and last line: a SEQUENCE (X.690, 8.9) in base64.
+/// Whether `text` is PEM without its first and last line: a SEQUENCE (X.690, 8.9) in base64. Line ends
+/// may be escaped, as they are in environment variables.
 pub fn is_base64_of_der(text: &[u8]) -> bool {
-    let Ok(der) = BASE64.decode(text) else {
+    let text = String::from_utf8_lossy(text).replace("\\n", "");
+    let Ok(der) = BASE64.decode(text.as_bytes()) else {
         return false;
     };
     let (header, length) = match *der {

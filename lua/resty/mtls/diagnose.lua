@@ -9,6 +9,7 @@ local native = require("resty.mtls.native")
 local server_side = require("resty.mtls.diagnose.server")
 local verdicts = require("resty.mtls.diagnose.verdict")
 
+local find = string.find
 local gsub = string.gsub
 local match = string.match
 local max = math.max
@@ -175,12 +176,21 @@ local function add_status(request, result, findings)
 end
 
 
+-- What is no name may be a key in the wrong place, which a report must not show.
+local function is_name(text)
+    -- RFC 1035, 2.3.4
+    return #text <= 253 and find(text, "^[%w_.:-]+$")
+        and not find(text, ("[^.]"):rep(64)) -- no longer label
+end
+
+
 local function server_name_of(given)
     local name = given.ssl_server_name
     if name == nil and type(given.host) == "string" and sub(given.host, 1, 5) ~= "unix:" then
         name = given.host
     end
-    return name and gsub(tostring(name), "[%[%]]", "") or nil
+    name = name and gsub(tostring(name), "[%[%]]", "")
+    return name and is_name(name) and name or nil
 end
 
 
