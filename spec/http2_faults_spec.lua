@@ -298,6 +298,32 @@ describe("a server that is silent", function()
         assert_works(patient)
     end)
 
+    it("is not given up for the haste of the one who opened the connection", function()
+        local _, patient, server = two_clients(
+            frames.await_request(1), peer.sleep(3 * PATIENCE / 1000),
+            peer.send(frames.response(1, "again")), peer.receive_to_end())
+        assert_works(patient)
+        assert.equals(1, server:connections())
+    end)
+
+    it("with one request is trusted with others if it says something meanwhile", function()
+        local impatient, patient, server = two_clients(
+            frames.await_request(3),
+            -- Takes longer than the impatient one waits, and never as long without a byte.
+            peer.drip(frames.response(3, "again" .. (" "):rep(10)), 0.02),
+            frames.await_request(5), peer.send(frames.response(5, "again")),
+            peer.receive_to_end())
+        assert(impatient:send_request({}))
+        assert(patient:send_request({}))
+        local res, _, details = impatient:read_response({})
+        assert.is_nil(res)
+        assert.equals("read_timeout", details.code)
+        assert_works(scripted.connect(server, { http_version = 2 }))
+        assert.equals(1, server:connections())
+        assert.is_nil(server:received():find(PING, 1, true))
+        assert.matches("^again", assert(patient:read_response({})):read_body())
+    end)
+
     it("is not trusted with other requests before it has answered", function()
         local impatient, patient, server = two_clients(
             frames.await_request(1), peer.receive_until(PING), peer.pause(),

@@ -15,6 +15,13 @@ _M.END_STREAM, _M.END_HEADERS = 0x1, 0x4
 --- Error codes (RFC 9113, 7).
 _M.NO_ERROR, _M.PROTOCOL_ERROR, _M.INTERNAL_ERROR = 0x0, 0x1, 0x2
 _M.REFUSED_STREAM, _M.CANCEL, _M.ENHANCE_YOUR_CALM = 0x7, 0x8, 0xb
+_M.HTTP_1_1_REQUIRED = 0xd
+
+--- The largest window (RFC 9113, 6.9.1).
+_M.MAX_WINDOW = 2 ^ 31 - 1
+
+--- Settings (RFC 9113, 6.5.2).
+_M.MAX_CONCURRENT_STREAMS, _M.INITIAL_WINDOW_SIZE = 0x3, 0x4
 
 
 local function u32(number)
@@ -117,6 +124,23 @@ end
 function _M.continuation(stream, block, flags)
     return _M.frame(0x9, flags or 0, stream, block)
 end
+
+
+--- Lets the client send more, on a stream or, with 0, on all of them.
+---@param stream integer
+---@param bytes integer
+---@return string
+function _M.window_update(stream, bytes)
+    return _M.frame(0x8, 0, stream, u32(bytes))
+end
+
+
+--- Waits until the client has done something with all that was sent so far.
+function _M.await_pong()
+    return peer.receive_until(_M.frame(0x6, 0x1, 0, "12345678"))
+end
+
+_M.PING = _M.frame(0x6, 0, 0, "12345678")
 
 
 --- Waits for a request without a body: HEADERS with END_HEADERS and END_STREAM.

@@ -483,9 +483,15 @@ fn add_connection<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
             })
         }))
     });
-    // close() -> whether there was a connection
-    methods.add_method_mut("close", |_, this, ()| {
-        Ok(guarded(|| Ok(this.current()?.close())))
+    // close(whether nobody else may use the connection from now on) -> whether there was one
+    methods.add_method_mut("close", |_, this, ends: Option<bool>| {
+        Ok(guarded(|| {
+            let client = this.current()?;
+            if ends == Some(true) {
+                client.retire();
+            }
+            Ok(client.close())
+        }))
     });
 }
 

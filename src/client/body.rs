@@ -29,6 +29,8 @@ pub struct Body {
     ended_at: Option<Instant>,
     /// What the consumer waits for.
     wanted: usize,
+    /// Below this much, the one who reads is told to go on.
+    low: usize,
     max_size: Option<u64>,
     received: u64,
     trailers: Vec<Header>,
@@ -58,6 +60,7 @@ impl Body {
             end,
             ended_at: None,
             wanted: 0,
+            low: READ_AHEAD,
             max_size,
             received: 0,
             trailers: Vec::new(),
@@ -199,6 +202,23 @@ impl Body {
     /// Bytes that have come and were not taken.
     pub fn buffered(&self) -> usize {
         self.data.len() - self.start
+    }
+
+    /// Makes this the body of a source that a window bounds: more is asked for when half has been
+    /// taken.
+    pub fn set_windowed(&mut self) {
+        self.low = READ_AHEAD / 2;
+    }
+
+    /// Whether the one who reads need not be told that something has been taken.
+    pub fn is_full(&self) -> bool {
+        self.buffered() >= self.wanted.max(self.low)
+    }
+
+    /// Bytes that wait although nobody wants them yet.
+    pub fn ahead(&self) -> usize {
+        let wanted = self.wanted.saturating_sub(READ_AHEAD);
+        self.buffered().saturating_sub(wanted)
     }
 
     /// Trailer fields, after the end.

@@ -1,21 +1,20 @@
 //! A client's place on a shared connection, and its streams there.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::SendStream;
-use h2::client::ResponseFuture;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::connect::{Route, within};
+use super::Destination;
+use super::connect::Route;
 use super::sharing::Line;
 use super::trace::{Timing, Trace};
-use super::{Destination, Timeouts};
-use crate::error::{Cause, Error, Result, Stage};
-use crate::http2::{Fault, Head, Health, InFlight};
+use crate::error::{Cause, Error, Stage};
+use crate::http1::Malformed;
+use crate::http2::{Coming, Fault, Head, Health, InFlight};
 use crate::tls::Session;
 
 /// See the module. Dropping it resets the streams and gives the place back.
@@ -38,7 +37,7 @@ pub struct Lease {
 #[derive(Debug)]
 pub struct Sent {
     /// The head of its response.
-    pub response: ResponseFuture,
+    pub response: Coming,
     /// Its body, while not all of that is sent.
     pub body: Option<SendStream<Bytes>>,
     /// What is left to send of a body whose length its head has announced.
@@ -47,6 +46,17 @@ pub struct Sent {
     pub in_flight: InFlight,
     /// When it was sent.
     pub began: Instant,
+}
+
+impl Sent {
+    /// The same, for who does not wait for the response at once.
+    #[must_use]
+    pub fn watched(self) -> Self {
+        Self {
+            response: self.response.watched(),
+            ..self
+        }
+    }
 }
 
 impl Lease {
@@ -88,13 +98,20 @@ impl Lease {
     }
 
     /// For how long the connection may be idle from now on.
-    pub fn set_idle_time(&self, time: Option<std::time::Duration>) {
+    pub fn set_idle_time(&self, time: Option<Duration>) {
         self.line.http2.set_idle_time(time);
     }
 
-    /// Notes that the time of a stream has run out: others may wait in vain as well.
-    pub fn suspect(&self) {
-        self.line.http2.suspect();
+    /// Notes that a stream has waited in vain since then: others may do so as well.
+    pub fn suspect(&self, since: Instant) {
+        self.line.http2.suspect(since);
+    }
+
+    /// Notes that the server has not taken any of a body for so long.
+    pub fn suspect_stalled(&self, time: Duration) {
+        if let Some(since) = Instant::now().checked_sub(time) {
+            self.suspect(since);
+        }
     }
 
     /// Lets no new streams onto the connection.
@@ -186,18 +203,26 @@ fn explain(fault: &Fault, health: &Health, session: Option<&Session>, stage: Sta
                 reason: reason.clone(),
             },
         ),
-        Fault::Reset(reason) => Error::new(
-            stage,
-            Cause::Http2Reset {
-                reason: reason.clone(),
-            },
-        ),
+        Fault::Reset(reason) => {
+            let reason = reason.clone();
+            let demands_http1 = reason == "HTTP_1_1_REQUIRED";
+            let error = Error::new(stage, Cause::Http2Reset { reason });
+            match demands_http1 {
+                // RFC 9113, 7. Apache httpd says so where it asks for a certificate for a part of its
+                // paths only.
+                true => {
+                    error.with_hint("the server demands HTTP/1.1 here: set http_version to 1.1")
+                }
+                false => error,
+            }
+        }
         Fault::Malformed(reason) => Error::new(
             stage,
             Cause::HttpMalformed {
                 reason: format!("it breaks HTTP/2 ({reason})"),
             },
         ),
+        Fault::NoFinalResponse => Error::malformed(stage, &Malformed::NoFinalResponse),
         Fault::Lost => match session {
             Some(session) => session.explain_closed(stage),
             None => Error::closed(stage),
@@ -218,40 +243,4 @@ pub fn explain_start(fault: &Fault, health: &Health, session: Option<&Session>) 
         None => Stage::Connect,
     };
     explain(fault, health, session, stage)
-}
-
-/// Sends `data` as fast as the server takes it, and ends the body if it is the last of it.
-///
-/// # Errors
-///
-/// The server takes no more: what it has said of that is with the response.
-pub async fn upload(
-    body: &mut SendStream<Bytes>,
-    mut data: Bytes,
-    is_last: bool,
-    timeouts: Timeouts,
-) -> Result<()> {
-    let ended = || Error::closed(Stage::Send);
-    while !data.is_empty() {
-        body.reserve_capacity(data.len());
-        let room = poll_fn(|cx| match body.capacity() {
-            // Announced once, and only when it grows.
-            0 => body
-                .poll_capacity(cx)
-                .map(|room| room.and_then(std::result::Result::ok)),
-            room => std::task::Poll::Ready(Some(room)),
-        });
-        let waiting = async { room.await.ok_or_else(ended) };
-        let room = within(timeouts.send(), Stage::Send, waiting).await?;
-        let part = data.split_to(room.min(data.len()));
-        let ends = is_last && data.is_empty();
-        body.send_data(part, ends).map_err(|_| ended())?;
-        if ends {
-            return Ok(());
-        }
-    }
-    match is_last {
-        true => body.send_data(Bytes::new(), true).map_err(|_| ended()),
-        false => Ok(()),
-    }
 }

@@ -13,6 +13,7 @@
 //! A [`Client`] is what one `httpc` owns. Operations run as tasks of the runtime and take the
 //! connection with them; the caller's thread gets it back when they are done.
 
+mod answer;
 mod body;
 mod connect;
 mod connection;
@@ -27,6 +28,7 @@ mod streams;
 mod trace;
 mod transact;
 mod tunnel;
+mod upload;
 
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};

@@ -531,6 +531,13 @@ impl Client {
         matches!(self.shared.lock().phase, Phase::Idle(Link::Shared(_)))
     }
 
+    /// Lets nobody else use the connection in hand from now on: it ends with its last stream.
+    pub fn retire(&self) {
+        if let Phase::Idle(Link::Shared(lease)) = &self.shared.lock().phase {
+            lease.retire();
+        }
+    }
+
     /// Closes the connection and cancels what is going on. False if there was none.
     pub fn close(&mut self) -> bool {
         let mut state = self.shared.lock();
@@ -569,10 +576,10 @@ impl Client {
                  request",
             ));
         };
-        let had_room = response.body.has_room();
+        let was_full = response.body.is_full();
         let taken = take(&mut response.body);
         // Waking the reading task costs a system call: only if it stopped for want of room.
-        let resumes = !had_room && response.body.has_room() && !response.body.is_finished();
+        let resumes = was_full && !response.body.is_full() && !response.body.is_finished();
         drop(state);
         if resumes {
             self.shared.changed.notify_one();

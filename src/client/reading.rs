@@ -28,6 +28,15 @@ pub trait Source: Sized {
     /// The body is broken or too large.
     fn take_in(&mut self, body: &mut Body, part: Self::Part) -> Result<bool>;
 
+    /// Whether the other side sends no more than it has been allowed to: then it is read although the
+    /// consumer is slow.
+    fn is_bounded(&self) -> bool {
+        false
+    }
+
+    /// Allows the other side to send as much as there is room for.
+    fn make_room(&mut self, _body: &Body) {}
+
     /// The error for a part that does not come in time.
     fn time_out(&mut self) -> Error {
         Error::timeout(Stage::Body)
@@ -119,19 +128,21 @@ pub async fn present<S: Source>(
 /// Reads the body until it is finished, as far ahead of the consumer as it may.
 async fn read_ahead<S: Source>(shared: &Arc<Shared>, mut source: S, timeouts: Timeouts) {
     loop {
-        let (has_room, waits) = {
+        let (reads, waits) = {
             let state = shared.lock();
             let Some(response) = &state.response else {
                 return;
             };
-            (response.body.has_room(), response.waiter.is_some())
+            source.make_room(&response.body);
+            let reads = response.body.has_room() || source.is_bounded();
+            (reads, response.waiter.is_some())
         };
         // Asked here, since data that keeps coming would always be ready before the timer below.
         if waits && timeouts.are_over() {
             advance(shared, source, None);
             return;
         }
-        if !has_room {
+        if !reads {
             shared.changed.notified().await;
             continue;
         }

@@ -5,19 +5,20 @@
 //! it: a hundred light threads at once make one connection.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::connect::{Route, open, within};
 use super::connection::{Open, Origin, Stream};
-use super::lease::Lease;
+use super::lease::{Lease, explain_start};
 use super::link::Link;
 use super::trace::Trace;
 use super::{Destination, Timeouts};
 use crate::error::{Cause, Error, Result, Stage};
-use crate::http2::{self, Driver};
+use crate::http2::{self, Driver, Fault, Health};
 use crate::runtime::Engine;
 use crate::tls::Protocols;
 
@@ -69,8 +70,10 @@ enum Turn {
 /// For how long a connection is kept that nobody has given back with a time of their own.
 const IDLE_TIME: Duration = Duration::from_secs(60);
 
-/// How long a server may be silent, and then leave a ping unanswered (RFC 9113, 6.7), at the most.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a server may be silent, and then leave a ping unanswered (RFC 9113, 6.7). Within these
+/// bounds it is the read time-out of who opens the connection; others use it as well, and may have
+/// more time.
+const PATIENCE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(10);
 
 impl Sharing {
     /// A place on a connection that is there.
@@ -211,6 +214,8 @@ pub async fn obtain(
     if destination.protocols == Protocols::Http1 {
         return open(engine, route, timeouts, trace).await;
     }
+    // However often somebody else opens a connection whose places others take.
+    let waits_until = Instant::now() + timeouts.connect();
     loop {
         match engine.sharing.turn(&destination) {
             Turn::Take(line, before) => {
@@ -233,7 +238,8 @@ pub async fn obtain(
                     let told = ended.wait_for(Option::is_some).await;
                     Ok(told.ok().and_then(|outcome| outcome.clone()))
                 };
-                match within(timeouts.connect(), Stage::Connect, outcome).await? {
+                let left = waits_until.saturating_duration_since(Instant::now());
+                match within(left, Stage::Connect, outcome).await? {
                     // Its time may have been shorter than ours.
                     Some(Err(error)) if *error.cause() != Cause::Timeout => return Err(error),
                     _ => {}
@@ -255,14 +261,28 @@ pub async fn share(
     timeouts: Timeouts,
 ) -> Result<Lease> {
     let session = stream.session().cloned();
-    let patience = timeouts.read.min(PATIENCE);
+    let explain = |fault: &Fault, health: &Health| explain_start(fault, health, session.as_deref());
+    let patience = timeouts.read.clamp(*PATIENCE.start(), *PATIENCE.end());
+    let starts_until = Instant::now() + timeouts.connect();
     let starting = async {
         let started = http2::start(stream, patience, Some(IDLE_TIME)).await;
-        started.map_err(|(fault, health)| {
-            super::lease::explain_start(&fault, &health, session.as_deref())
-        })
+        started.map_err(|(fault, health)| explain(&fault, &health))
     };
-    let driver = within(timeouts.connect(), Stage::Connect, starting).await?;
+    let mut driver = within(timeouts.connect(), Stage::Connect, starting).await?;
+    let health = driver.health().clone();
+    let waiting = async {
+        let waited = driver.await_room().await;
+        waited.map_err(|fault| explain(&fault, &health))
+    };
+    let left = starts_until.saturating_duration_since(Instant::now());
+    let waited = within(left, Stage::Connect, waiting).await;
+    waited.map_err(|error| match error.cause() {
+        Cause::Timeout => error.with_hint(
+            "the server allows no streams now (HTTP/2 SETTINGS_MAX_CONCURRENT_STREAMS is 0): see \
+             its configuration and whether it is overloaded, or set http_version to 1.1",
+        ),
+        _ => error,
+    })?;
     let line = Arc::new(Line {
         http2: driver.connection().clone(),
         origin,

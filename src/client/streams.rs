@@ -1,26 +1,22 @@
-//! Requests and responses as streams of a shared connection.
+//! Requests as streams of a shared connection, up to the heads of their responses.
 
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
-use h2::{RecvStream, SendStream};
-use http::HeaderMap;
-use http::response::Parts;
+use h2::RecvStream;
 
-use super::body::Body;
+use super::answer::{Answer, respond};
 use super::connect::within;
-use super::lease::{Lease, Sent, upload};
+use super::lease::{Lease, Sent};
 use super::link::Link;
-use super::reading::{Source, present};
 use super::sharing::obtain;
-use super::state::{Phase, Response, Shared, Summary};
+use super::state::{Phase, Shared};
 use super::trace::Trace;
 use super::transact::{Exchange, Message};
+use super::upload::{self, Upload, upload};
 use crate::error::{Cause, Error, Result, Stage};
-use crate::http1::{Framing, Limits};
-use crate::http2::{self, Fault, Head, InFlight};
+use crate::http2::{Fault, Head};
 use crate::mailbox::Completion;
 use crate::runtime::Engine;
 
@@ -41,12 +37,8 @@ impl Request {
     }
 }
 
-/// The head of a response, and where the rest of it comes from.
-struct Answer {
-    head: Parts,
-    stream: RecvStream,
-    sent: Sent,
-}
+/// The head of a response, or why there is none.
+type Arrived = std::result::Result<http::Response<RecvStream>, Fault>;
 
 /// An error, and whether the request may be sent again.
 struct Failed {
@@ -123,54 +115,58 @@ async fn ask(
     };
     let opened = lease.send_head(&request.head, request.is_whole()).await;
     let mut sent = opened.map_err(|fault| failed(fault, Stage::Send))?;
-    let early = match &mut sent.body {
+    let lost = |error| Failed {
+        error,
+        is_harmless: false,
+    };
+    let body = sent.body.take();
+    let mut unsent = body.map(|body| upload::whole(body, request.body.clone(), exchange.timeouts));
+    let early = match &mut unsent {
         None => None,
-        Some(body) => {
-            let sending = upload(body, request.body.clone(), true, exchange.timeouts);
-            let mut sending = pin!(sending);
-            let early = tokio::select! {
-                biased;
-                early = &mut sent.response => Some(early),
-                uploaded = &mut sending => match uploaded {
-                    Err(error) if *error.cause() == Cause::Timeout => {
-                        lease.suspect();
-                        return Err(Failed { error, is_harmless: false });
-                    }
-                    // The server has stopped reading: it says why.
-                    _ => None,
-                },
-            };
-            // RFC 9113, 8.1: it may answer before it has all of the request.
-            if matches!(&early, Some(Ok(response)) if response.status().as_u16() < 400) {
-                let _ = sending.await;
-            }
-            early
+        // RFC 9113, 8.1: it may answer before it has all of the request.
+        Some(sending) => send_until_answered(lease, sending, &mut sent, exchange)
+            .await
+            .map_err(lost)?,
+    };
+    let head = match early {
+        Some(head) => head,
+        None => {
+            unsent = None;
+            let waited = wait_for_head(lease, &mut sent, exchange).await;
+            waited.map_err(lost)?
         }
     };
-    let response = match early {
-        Some(response) => response,
-        None => wait_for_head(lease, &mut sent, exchange)
-            .await
-            .map_err(|error| Failed {
-                error,
-                is_harmless: false,
-            })?,
-    };
-    match response {
-        Ok(response) => Ok(Answer::new(response, sent)),
-        Err(error) => Err(failed(Fault::from(&error), Stage::Response)),
+    let head = head.map_err(|fault| failed(fault, Stage::Response))?;
+    Ok(Answer::new(head, sent, unsent))
+}
+
+/// Sends a body to its end, or until there is a response. The server may also have stopped reading:
+/// then it says why.
+async fn send_until_answered(
+    lease: &Lease,
+    sending: &mut Upload,
+    sent: &mut Sent,
+    exchange: &Exchange,
+) -> Result<Option<Arrived>> {
+    tokio::select! {
+        biased;
+        head = &mut sent.response => Ok(Some(head)),
+        uploaded = sending => match uploaded {
+            Err(error) if *error.cause() == Cause::Timeout => {
+                lease.suspect_stalled(exchange.timeouts.send);
+                Err(error)
+            }
+            _ => Ok(None),
+        },
     }
 }
 
-async fn wait_for_head(
-    lease: &Lease,
-    sent: &mut Sent,
-    exchange: &Exchange,
-) -> Result<std::result::Result<http::Response<RecvStream>, h2::Error>> {
+async fn wait_for_head(lease: &Lease, sent: &mut Sent, exchange: &Exchange) -> Result<Arrived> {
+    let since = Instant::now();
     let waiting = async { Ok((&mut sent.response).await) };
     let waited = within(exchange.timeouts.read(), Stage::Response, waiting).await;
     if waited.is_err() {
-        lease.suspect();
+        lease.suspect(since);
     }
     waited
 }
@@ -188,7 +184,7 @@ pub async fn send_request(
     };
     let is_whole = request.is_whole();
     match lease.send_head(&request.head, is_whole).await {
-        Ok(sent) => lease.due.push_back(sent),
+        Ok(sent) => lease.due.push_back(sent.watched()),
         Err(fault) => {
             let error = lease.explain(&fault, Stage::Send);
             return shared.conclude(Phase::Closed, Err(error), completion);
@@ -224,7 +220,7 @@ pub async fn send(
     };
     let phase = match &outcome {
         Err(error) if *error.cause() == Cause::Timeout => {
-            lease.suspect();
+            lease.suspect_stalled(timeouts.send);
             Phase::Closed
         }
         // What the server has said instead of reading on is for `receive` to read.
@@ -244,134 +240,13 @@ pub async fn receive(
         let error = Error::bad_argument("no request has been sent that could be answered");
         return shared.conclude(Phase::Idle(Link::Shared(lease)), Err(error), completion);
     };
-    let response = match wait_for_head(&lease, &mut sent, &exchange).await {
-        Ok(response) => {
-            response.map_err(|error| lease.explain(&Fault::from(&error), Stage::Response))
-        }
-        Err(error) => Err(error),
-    };
-    match response {
-        Ok(response) => {
-            let answer = Answer::new(response, sent);
+    let waited = wait_for_head(&lease, &mut sent, &exchange).await;
+    let head = waited.and_then(|head| head.map_err(|fault| lease.explain(&fault, Stage::Response)));
+    match head {
+        Ok(head) => {
+            let answer = Answer::new(head, sent, None);
             respond(&shared, lease, &exchange, answer, completion).await;
         }
         Err(error) => shared.conclude(Phase::Closed, Err(error), completion),
-    }
-}
-
-async fn respond(
-    shared: &Arc<Shared>,
-    mut lease: Box<Lease>,
-    exchange: &Exchange,
-    answer: Answer,
-    completion: Completion,
-) {
-    let timing = lease.end_head(answer.sent.began);
-    let head = match http2::response(&answer.head, &exchange.limits) {
-        Ok(head) => head,
-        Err(malformed) => {
-            let error = Error::malformed(Stage::Response, &malformed);
-            return shared.conclude(Phase::Closed, Err(error), completion);
-        }
-    };
-    // RFC 9110, 6.4.1
-    let has_body = exchange.method != "HEAD" && !matches!(head.status, 204 | 304);
-    let framing = match has_body {
-        // Its frames are to the consumer what chunks are.
-        true => Framing::Chunked,
-        false => Framing::None,
-    };
-    let body = Body::new(framing, exchange.limits, exchange.max_body_size);
-    let summary = Summary {
-        head,
-        has_body,
-        has_trailers: has_body,
-        keeps_alive: lease.keeps_alive,
-        timing,
-    };
-    let source = Streaming {
-        lease,
-        stream: answer.stream,
-        limits: exchange.limits,
-        _unsent: answer.sent.body,
-        _in_flight: answer.sent.in_flight,
-    };
-    present(
-        shared,
-        source,
-        Response::new(summary, body),
-        Ok(!has_body),
-        exchange.timeouts,
-        completion,
-    )
-    .await;
-}
-
-impl Answer {
-    fn new(response: http::Response<RecvStream>, sent: Sent) -> Self {
-        let (head, stream) = response.into_parts();
-        Self { head, stream, sent }
-    }
-}
-
-/// The body of a response.
-struct Streaming {
-    lease: Box<Lease>,
-    stream: RecvStream,
-    limits: Limits,
-    /// What the server did not want. Its stream is reset when this is dropped, and not before the
-    /// response has been read.
-    _unsent: Option<SendStream<Bytes>>,
-    _in_flight: InFlight,
-}
-
-/// What comes at a time.
-enum Part {
-    Data(Bytes),
-    End(Option<HeaderMap>),
-    Broken(h2::Error),
-}
-
-impl Source for Streaming {
-    type Part = Part;
-
-    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Part> {
-        Poll::Ready(match ready!(self.stream.poll_data(cx)) {
-            Some(Ok(data)) => Part::Data(data),
-            Some(Err(error)) => Part::Broken(error),
-            None => match ready!(self.stream.poll_trailers(cx)) {
-                Ok(trailers) => Part::End(trailers),
-                Err(error) => Part::Broken(error),
-            },
-        })
-    }
-
-    fn take_in(&mut self, body: &mut Body, part: Part) -> Result<bool> {
-        match part {
-            Part::Data(data) => {
-                body.push(&data)?;
-                // The body is read on when its consumer has taken of it, and the server may send as
-                // much again then (RFC 9113, 5.2). An error shows with the next part.
-                let _ = self.stream.flow_control().release_capacity(data.len());
-                Ok(false)
-            }
-            Part::End(trailers) => {
-                let fields = trailers.unwrap_or_default();
-                let trailers = http2::headers(&fields, &self.limits)
-                    .map_err(|malformed| Error::malformed(Stage::Body, &malformed))?;
-                body.set_trailers(trailers);
-                Ok(true)
-            }
-            Part::Broken(error) => Err(self.lease.explain(&Fault::from(&error), Stage::Body)),
-        }
-    }
-
-    fn time_out(&mut self) -> Error {
-        self.lease.suspect();
-        Error::timeout(Stage::Body)
-    }
-
-    fn into_link(self) -> Link {
-        Link::Shared(self.lease)
     }
 }

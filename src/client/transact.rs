@@ -49,9 +49,6 @@ const EARLY_LIMIT: usize = 1024 * 1024;
 /// RFC 9110, 10.1.1: a client does not wait for a 100 (Continue) for ever. curl waits as long.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
-/// Interim responses in front of one final response; no server has a use for so many.
-const MAX_INTERIM: usize = 64;
-
 /// An error, and whether the server may have seen the request.
 #[derive(Debug)]
 pub struct Failed {
@@ -160,7 +157,7 @@ impl Exchange {
     /// drips bytes cannot stretch it.
     async fn read_head(&self, connection: &mut Connection, interim: bool) -> Result<ResponseHead> {
         let deadline = Instant::now() + self.timeouts.read();
-        for _ in 0..MAX_INTERIM {
+        for _ in 0..http1::MAX_INTERIM {
             let head = self.next_head(connection, deadline).await?;
             let is_final = head.status >= 200 || head.status == 101;
             if is_final || (interim && head.status == 100) {

@@ -21,6 +21,9 @@ pub use framing::Framing;
 pub use head::{Header, ResponseHead, find_end, parse};
 pub use request::{HeaderList, RequestError, RequestHead, RequestTarget, Version, is_field_value};
 
+/// Interim responses in front of one final response; no server has a use for so many.
+pub const MAX_INTERIM: usize = 64;
+
 /// Bounds on what a server may make us hold before the body.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {

@@ -255,6 +255,14 @@ impl HeaderList {
         self.0[index].1.first().map(Vec::as_slice)
     }
 
+    /// All values of a field as one list (RFC 9110, 5.3).
+    pub fn joined(&self, name: &str) -> Vec<u8> {
+        let index = self.position(name.as_bytes());
+        index
+            .map(|index| self.0[index].1.join(&b','))
+            .unwrap_or_default()
+    }
+
     /// Whether the field `Expect: 100-continue` is there.
     pub fn expects_continue(&self) -> bool {
         self.get("Expect")
@@ -290,10 +298,7 @@ impl HeaderList {
     }
 
     fn ends_in_chunked(&self) -> bool {
-        let Some(index) = self.position(b"Transfer-Encoding") else {
-            return false;
-        };
-        let joined = self.0[index].1.join(&b',');
+        let joined = self.joined("Transfer-Encoding");
         let last = joined.rsplit(|&byte| byte == b',').next();
         last.is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked"))
     }

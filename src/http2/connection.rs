@@ -7,12 +7,13 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use h2::client::{Builder, ResponseFuture, SendRequest};
+use h2::client::{Builder, SendRequest};
 use h2::{Ping, PingPong, SendStream};
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
+use super::coming::Coming;
 use super::fault::Fault;
 use super::wire::{Health, Wire};
 
@@ -27,8 +28,13 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// CONTINUATION frames can make of it. Callers have their own, for each request.
 const MAX_HEADER_LIST: u32 = 1024 * 1024;
 
-/// Until the server has said how many streams it allows; nobody is let in before.
-const UNKNOWN: usize = 0;
+/// Until the server has said how many streams it allows; nobody is let in before. No SETTINGS can say
+/// this number.
+const UNKNOWN: usize = usize::MAX - 1;
+
+/// What small frames of data may cost beyond their bytes while nobody has taken them, in h2's own
+/// measure: as much as one window full of frames of one byte.
+const FRAME_BUDGET: usize = STREAM_WINDOW as usize * 256;
 
 /// See the module.
 #[derive(Debug)]
@@ -63,9 +69,11 @@ struct State {
     silent: bool,
 }
 
-/// Begins an HTTP/2 connection on `io` and waits until the server has said what it allows.
+/// Begins an HTTP/2 connection on `io` and waits until the server has said what it allows, be it
+/// nothing.
 ///
-/// `patience` is for how long it may be silent, and then leave a ping unanswered.
+/// `patience` is for how long it may be silent, and then leave a ping unanswered, and for how long it
+/// may take to see the connection's end.
 ///
 /// # Errors
 ///
@@ -87,18 +95,13 @@ where
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_LIST)
+        .data_frame_budget(FRAME_BUDGET)
         .initial_max_send_streams(UNKNOWN)
         .handshake::<_, Bytes>(wire);
     let (sender, mut h2) = beginning.await.map_err(failed)?;
-    let limit = poll_fn(|cx| match Pin::new(&mut h2).poll(cx) {
-        Poll::Ready(Ok(())) => Poll::Ready(Err((Fault::Lost, health.clone()))),
-        Poll::Ready(Err(error)) => Poll::Ready(Err((Fault::from(&error), health.clone()))),
-        Poll::Pending => match h2.max_concurrent_send_streams() {
-            UNKNOWN => Poll::Pending,
-            limit => Poll::Ready(Ok(limit)),
-        },
-    })
-    .await?;
+    let is_known = |limit| limit != UNKNOWN;
+    let limit = await_limit(&mut h2, is_known).await;
+    let limit = limit.map_err(|fault| (fault, health.clone()))?;
     let state = State {
         sender: Some(sender),
         taken: 0,
@@ -121,7 +124,27 @@ where
         }),
         patience,
         asked: None,
+        ending: None,
     })
+}
+
+/// Drives a connection that nobody shares yet until the server's bound on streams is as wanted.
+async fn await_limit<IO>(
+    h2: &mut h2::client::Connection<IO, Bytes>,
+    is_wanted: impl Fn(usize) -> bool,
+) -> Result<usize, Fault>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    poll_fn(|cx| match Pin::new(&mut *h2).poll(cx) {
+        Poll::Ready(Ok(())) => Poll::Ready(Err(Fault::Lost)),
+        Poll::Ready(Err(error)) => Poll::Ready(Err(Fault::from(&error))),
+        Poll::Pending => match h2.max_concurrent_send_streams() {
+            limit if is_wanted(limit) => Poll::Ready(Ok(limit)),
+            _ => Poll::Pending,
+        },
+    })
+    .await
 }
 
 impl Connection {
@@ -170,12 +193,16 @@ impl Connection {
     pub fn retire(&self) {
         let sender = self.lock().sender.take();
         drop(sender);
+        self.nudge.notify_one();
     }
 
-    /// Has the driver find out whether the server is still there.
-    pub fn suspect(&self) {
-        self.lock().suspected = true;
-        self.nudge.notify_one();
+    /// Has the driver find out whether the server is still there, unless it has been heard of since.
+    /// One that is slow with one request need not be so with all others.
+    pub fn suspect(&self, since: Instant) {
+        if self.health.last_read() < since {
+            self.lock().suspected = true;
+            self.nudge.notify_one();
+        }
     }
 
     /// Whether it was given up since the server did not answer a ping.
@@ -209,7 +236,7 @@ impl Connection {
         let opened = sender.send_request(request, is_whole);
         let (response, body) = opened.map_err(|error| Fault::unsent(&error))?;
         Ok(Stream {
-            response,
+            response: Coming::new(response),
             body,
             in_flight: InFlight::new(self.clone()),
         })
@@ -224,7 +251,7 @@ impl Connection {
 #[derive(Debug)]
 pub struct Stream {
     /// The head of the response.
-    pub response: ResponseFuture,
+    pub response: Coming,
     /// Where the body of the request goes.
     pub body: SendStream<Bytes>,
     /// Keeps the server under watch.
@@ -253,7 +280,13 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.lock().streams -= 1;
+        let mut state = self.0.lock();
+        state.streams -= 1;
+        let is_over = state.streams == 0 && !state.is_open();
+        drop(state);
+        if is_over {
+            self.0.nudge.notify_one();
+        }
     }
 }
 
@@ -275,6 +308,8 @@ where
     patience: Duration,
     /// Since when a ping has not been answered.
     asked: Option<Instant>,
+    /// Since when the server has only had to see the end of the connection.
+    ending: Option<Instant>,
 }
 
 /// What the driver wakes up for.
@@ -294,11 +329,28 @@ where
         &self.connection
     }
 
+    /// Waits until the server allows a stream, if it has allowed none so far.
+    ///
+    /// # Errors
+    ///
+    /// The connection ended.
+    pub async fn await_room(&mut self) -> Result<(), Fault> {
+        let limit = await_limit(&mut self.h2, |limit| limit > 0).await?;
+        self.connection.lock().limit = limit;
+        Ok(())
+    }
+
+    /// What is known of its bytes.
+    pub fn health(&self) -> &Arc<Health> {
+        &self.connection.health
+    }
+
     /// Drives the connection to its end; `retired` is called before that, as soon as it takes no new
     /// streams.
     pub async fn run(mut self, retired: impl Fn(&Arc<Connection>)) {
         let connection = self.connection.clone();
         loop {
+            self.note_ending();
             let alarm = self.alarm();
             let is_open = connection.is_open();
             let event = tokio::select! {
@@ -311,6 +363,8 @@ where
                 Event::Ended => break,
                 Event::Retired => retired(&connection),
                 Event::Nudged => self.look_if_suspected(),
+                // A server that reads nothing would keep us waiting to tell it that we are done.
+                Event::TimeUp if self.ending.is_some() => break,
                 Event::TimeUp => {
                     if !self.ask() {
                         connection.lock().silent = true;
@@ -355,8 +409,19 @@ where
         }
     }
 
+    fn note_ending(&mut self) {
+        let state = self.connection.lock();
+        self.ending = match state.streams == 0 && !state.is_open() {
+            true => self.ending.or_else(|| Some(Instant::now())),
+            false => None,
+        };
+    }
+
     /// When to look again whether the server is still there.
     fn alarm(&self) -> Option<Instant> {
+        if let Some(ending) = self.ending {
+            return Some(ending + self.patience);
+        }
         let heard = self.connection.health.last_read();
         if let Some(asked) = self.asked {
             return Some(asked.max(heard) + self.patience);
@@ -396,5 +461,44 @@ async fn sleep_until(alarm: Option<Instant>) {
     match alarm {
         Some(alarm) => tokio::time::sleep_until(alarm.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// SETTINGS with nothing in it (RFC 9113, 6.5).
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+
+    #[tokio::test]
+    async fn a_server_that_reads_nothing_does_not_keep_an_ending_connection() {
+        // Takes the beginning of the connection, and no more than is on its way then.
+        let (io, mut server) = tokio::io::duplex(256);
+        server.write_all(&SETTINGS).await.unwrap();
+        let mut beginning = [0; 64];
+        let (started, taken) = tokio::join!(
+            start(io, Duration::from_millis(50), None),
+            server.read_exact(&mut beginning),
+        );
+        taken.unwrap();
+        let driver = started.unwrap();
+        let connection = driver.connection().clone();
+        let running = tokio::spawn(driver.run(|_| {}));
+        let request = Request::post("http://localhost/").body(()).unwrap();
+        let mut stream = connection.open(request, false).await.unwrap();
+        stream.body.send_data(vec![0; 60_000].into(), true).unwrap();
+        // The driver has its turns, on this thread, until it can write no more.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        drop(stream);
+        connection.retire();
+        tokio::time::timeout(Duration::from_secs(20), running)
+            .await
+            .unwrap()
+            .unwrap();
     }
 }

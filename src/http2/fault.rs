@@ -10,6 +10,8 @@ pub enum Fault {
     Reset(String),
     /// The server broke the protocol.
     Malformed(String),
+    /// The server sent interim responses and no end of them.
+    NoFinalResponse,
     /// The connection is gone.
     Lost,
 }
@@ -40,7 +42,9 @@ impl Fault {
             Self::Reset(reason) | Self::Malformed(reason) | Self::Unprocessed(reason) => {
                 Self::Unprocessed(reason)
             }
-            Self::Lost => Self::Unprocessed("the connection has ended".to_owned()),
+            Self::Lost | Self::NoFinalResponse => {
+                Self::Unprocessed("the connection has ended".to_owned())
+            }
         }
     }
 }

@@ -17,10 +17,11 @@ pub struct Head {
 
 /// Fields that are about one HTTP/1.1 connection, and an error in HTTP/2 (RFC 9113, 8.2.2). An
 /// Expect is one that nobody waits for: what the server makes of the head, it says with a frame.
-const DROPPED: [&str; 8] = [
+const DROPPED: [&str; 9] = [
     "connection",
     "expect",
     "host",
+    "http2-settings",
     "keep-alive",
     "proxy-connection",
     "te",
@@ -44,6 +45,10 @@ impl Head {
         }
         let mut target = Vec::new();
         head.target.encode(&mut target);
+        // A path, or all of the server (RFC 9113, 8.3.1).
+        if !target.starts_with(b"/") && !(method == Method::OPTIONS && target == b"*") {
+            return Err(RequestError::Path);
+        }
         let mut request = Request::new(());
         *request.method_mut() = method;
         *request.version_mut() = Version::HTTP_2;
@@ -68,7 +73,8 @@ fn uri(host: Option<&[u8]>, target: &[u8], is_tls: bool) -> Result<Uri, RequestE
 }
 
 fn fields(head: &RequestHead<'_>) -> Result<HeaderMap, RequestError> {
-    let named = head.headers.get("Connection").unwrap_or_default();
+    // In any number of lines, as a list (RFC 9110, 7.6.1).
+    let named = head.headers.joined("Connection");
     let is_named = |name: &[u8]| {
         let mut options = named.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
         options.any(|option| option.eq_ignore_ascii_case(name))
@@ -139,4 +145,235 @@ pub fn headers(fields: &HeaderMap, limits: &Limits) -> Result<Vec<Header>, Malfo
         value: value.as_bytes().to_vec(),
     };
     Ok(fields.iter().map(header).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::{HeaderList, RequestTarget, Version as WireVersion};
+
+    fn request<'a>(method: &'a str, path: &'a str, headers: &[(&str, &[&str])]) -> RequestHead<'a> {
+        let mut list = HeaderList::default();
+        for (name, values) in headers {
+            let values = values.iter().map(|value| value.as_bytes().to_vec());
+            list.set_all(*name, values.collect());
+        }
+        RequestHead {
+            method: method.as_bytes(),
+            target: RequestTarget {
+                path: path.as_bytes(),
+                ..RequestTarget::default()
+            },
+            version: WireVersion::Http2,
+            headers: list,
+            body_length: None,
+            body_is_iterator: false,
+            host: Some("h:81"),
+            user_agent: None,
+            proxy_authorization: None,
+        }
+    }
+
+    fn sent(head: RequestHead<'_>) -> Request<()> {
+        Head::new(head, true).unwrap().request
+    }
+
+    fn fields_of(headers: &[(&str, &[&str])]) -> Vec<(String, String)> {
+        let request = sent(request("GET", "/", headers));
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let fields = request.headers().iter();
+        fields
+            .map(|(name, value)| (name.to_string(), text(value)))
+            .collect()
+    }
+
+    fn refused(head: RequestHead<'_>) -> RequestError {
+        Head::new(head, true).unwrap_err()
+    }
+
+    fn pair(name: &str, value: &str) -> (String, String) {
+        (name.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn the_request_line_becomes_pseudo_header_fields() {
+        let mut head = request("get", "/a/b", &[]);
+        head.target.query = b"c=d?e";
+        let request = sent(head);
+        assert_eq!(request.method(), "GET");
+        assert_eq!(request.uri(), "https://h:81/a/b?c=d?e");
+        assert_eq!(request.version(), Version::HTTP_2);
+        assert!(request.headers().is_empty());
+        let head = super::tests::request("GET", "", &[]);
+        let request = Head::new(head, false).unwrap().request;
+        assert_eq!(request.uri(), "http://h:81/");
+    }
+
+    #[test]
+    fn the_host_is_the_authority_alone() {
+        let request = sent(request("GET", "/", &[("HOST", &["other.example:8443"])]));
+        assert_eq!(request.uri().authority().unwrap(), "other.example:8443");
+        assert!(request.headers().is_empty());
+    }
+
+    #[test]
+    fn paths_are_passed_on_as_over_http1() {
+        for path in [
+            "/%20",
+            "/\"{}|[]\\^",
+            "/\u{e4}",
+            "/a//b/../c",
+            "/;a=b,c",
+            "*",
+        ] {
+            let request = sent(request("OPTIONS", path, &[]));
+            assert_eq!(request.uri().path().as_bytes(), path.as_bytes());
+        }
+        for path in ["/a b", "/a\tb", "/a\r\nb", "/a\0", "/#a", "/<a>", "/\x7f"] {
+            assert_eq!(refused(request("GET", path, &[])), RequestError::Path);
+        }
+        // `:path` begins with a slash (RFC 9113, 8.3.1).
+        assert_eq!(refused(request("GET", "a", &[])), RequestError::Path);
+        assert_eq!(refused(request("GET", "@evil/", &[])), RequestError::Path);
+        assert_eq!(refused(request("GET", "*", &[])), RequestError::Path);
+    }
+
+    #[test]
+    fn no_user_name_and_no_control_gets_into_the_authority() {
+        for host in [
+            "user@h",
+            "h/path",
+            "h h",
+            "h\r\nx: y",
+            "",
+            "h?q",
+            "h#f",
+            "h:81@evil",
+        ] {
+            let error = refused(request("GET", "/", &[("Host", &[host])]));
+            assert_eq!(error, RequestError::HeaderValue, "{host:?}");
+        }
+        let mut head = request("GET", "/", &[]);
+        head.host = None;
+        assert_eq!(refused(head), RequestError::NoHost);
+    }
+
+    #[test]
+    fn fields_of_a_connection_are_dropped() {
+        let fields = fields_of(&[
+            ("Connection", &["close, X-One", " x-two "]),
+            ("X-One", &["1"]),
+            ("x-TWO", &["2"]),
+            ("Keep-Alive", &["timeout=5"]),
+            ("Proxy-Connection", &["keep-alive"]),
+            ("Transfer-Encoding", &["chunked"]),
+            ("Upgrade", &["h2c"]),
+            ("HTTP2-Settings", &["AAMAAABkAAQAAP__"]),
+            ("Expect", &["100-continue"]),
+            ("X-Three", &["3"]),
+        ]);
+        assert_eq!(fields, [pair("x-three", "3")]);
+    }
+
+    #[test]
+    fn te_says_trailers_or_nothing() {
+        assert_eq!(
+            fields_of(&[("TE", &["gzip, Trailers"])]),
+            [pair("te", "trailers")]
+        );
+        assert_eq!(
+            fields_of(&[("TE", &["gzip", "trailers"])]),
+            [pair("te", "trailers")]
+        );
+        assert_eq!(fields_of(&[("TE", &["gzip"])]), []);
+        assert_eq!(fields_of(&[("TE", &["trailersx;q=1"])]), []);
+    }
+
+    #[test]
+    fn names_are_in_lower_case_and_values_as_they_are() {
+        let fields = fields_of(&[("X-CaSe", &[" a\tb ", "", "\u{fc}"])]);
+        let expected = ["a\tb", "", "\u{fc}"].map(|value| pair("x-case", value));
+        assert_eq!(fields, expected);
+    }
+
+    #[test]
+    fn cookies_are_joined() {
+        let fields = fields_of(&[("Cookie", &["a=1", "b=2; c=3"])]);
+        assert_eq!(fields, [pair("cookie", "a=1; b=2; c=3")]);
+    }
+
+    #[test]
+    fn nothing_gets_in_with_a_control_character_or_a_pseudo_name() {
+        for name in ["x y", "x\r\n", "", ":path", "x:"] {
+            let error = refused(request("GET", "/", &[(name, &["1"])]));
+            assert_eq!(error, RequestError::HeaderName, "{name:?}");
+        }
+        for value in ["a\r\nb: c", "a\nb", "a\0b", "\x7f"] {
+            let error = refused(request("GET", "/", &[("a", &[value])]));
+            assert_eq!(error, RequestError::HeaderValue, "{value:?}");
+        }
+        assert_eq!(refused(request("G T", "/", &[])), RequestError::Method);
+        assert_eq!(refused(request("connect", "/", &[])), RequestError::Connect);
+    }
+
+    #[test]
+    fn lengths_are_stated_where_they_are_known() {
+        let length = |head: RequestHead<'_>| {
+            let head = Head::new(head, true).unwrap();
+            let stated = head.request.headers().get("content-length").cloned();
+            (
+                stated.map(|value| value.to_str().unwrap().to_owned()),
+                head.announced,
+            )
+        };
+        assert_eq!(length(request("GET", "/", &[])), (None, None));
+        assert_eq!(
+            length(request("POST", "/", &[])),
+            (Some("0".to_owned()), None)
+        );
+        let mut head = request("PUT", "/", &[]);
+        head.body_length = Some(3);
+        assert_eq!(length(head), (Some("3".to_owned()), None));
+        let mut head = request("PUT", "/", &[]);
+        head.body_is_iterator = true;
+        assert_eq!(length(head), (None, None));
+        let mut head = request("PUT", "/", &[("content-length", &["7"])]);
+        head.body_is_iterator = true;
+        assert_eq!(length(head), (Some("7".to_owned()), Some(7)));
+    }
+
+    #[test]
+    fn responses_are_what_http1_makes_of_them() {
+        let response = http::Response::builder()
+            .status(404)
+            .header("x-one", "1")
+            .header("set-cookie", "a")
+            .header("set-cookie", "b");
+        let (parts, ()) = response.body(()).unwrap().into_parts();
+        let head = super::response(&parts, &Limits::default()).unwrap();
+        assert_eq!((head.status, head.reason.as_str()), (404, "Not Found"));
+        let names: Vec<_> = head.headers.iter().map(|header| &header.name[..]).collect();
+        assert_eq!(names, ["x-one", "set-cookie", "set-cookie"]);
+    }
+
+    #[test]
+    fn header_lists_are_bounded_as_the_protocol_counts() {
+        let mut fields = HeaderMap::new();
+        fields.append("a", HeaderValue::from_static("bc"));
+        fields.append("a", HeaderValue::from_static("bc"));
+        let limits = |head_bytes, headers| Limits {
+            head_bytes,
+            headers,
+        };
+        let too_large = |limit| Err(Malformed::HeadTooLarge { limit });
+        assert!(headers(&fields, &limits(70, 2)).is_ok());
+        assert_eq!(
+            headers(&fields, &limits(69, 2)).map(drop),
+            too_large("max_header_size")
+        );
+        assert_eq!(
+            headers(&fields, &limits(70, 1)).map(drop),
+            too_large("max_headers")
+        );
+    }
 }

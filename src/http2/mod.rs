@@ -9,11 +9,13 @@
 //!
 //! Heads come from and go to the types of `http1`, so that callers see no difference.
 
+mod coming;
 mod connection;
 mod fault;
 mod head;
 mod wire;
 
+pub use coming::Coming;
 pub use connection::{Connection, Driver, InFlight, Stream, start};
 pub use fault::Fault;
 pub use head::{Head, headers, response};

@@ -70,8 +70,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Wire<IO> {
         cx: &mut Context<'_>,
         space: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = space.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, space);
-        if let Poll::Ready(Ok(())) = polled {
+        if space.filled().len() > before {
             self.health.lock().last_read = Instant::now();
         }
         polled.map_err(|error| self.health.note_error(error))

@@ -401,14 +401,19 @@ local function to_count(value, default)
 end
 
 
+-- Sockets of the master that are open when it forks are copied into every worker.
+local function in_master()
+    return ngx and ngx.get_phase and ngx.get_phase() == "init"
+end
+
+
 --- Gives the connection to the pool. One whose server wants it closed is closed.
 ---@param idle_timeout? integer milliseconds; 60000 if nil, 0 for ever
 ---@param pool_size? integer idle connections to keep for this destination; `connect`'s, or else 30
 ---@return 1|2|nil result 2 if the connection had to be closed
 ---@return string? err
 function _M:set_keepalive(idle_timeout, pool_size)
-    -- A pool that is filled in the master would be copied into every worker, with its sockets.
-    if self.keepalive ~= true or (ngx and ngx.get_phase and ngx.get_phase() == "init") then
+    if self.keepalive ~= true or in_master() then
         local ok, err = self:close()
         if not ok then
             return nil, err
@@ -457,7 +462,7 @@ end
 ---@return 1|nil result
 ---@return string? err
 function _M:close()
-    local closed, err = self.client:close()
+    local closed, err = self.client:close(in_master())
     if not closed then
         return nil, err or "closed"
     end
