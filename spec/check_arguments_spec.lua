@@ -61,10 +61,12 @@ describe("an option on the command line", function()
             ssl_trusted_certificate = { "a.pem", "b" }, ssl_crl = "r.pem",
             ssl_pinned_pubkey = "sha256//QUE=;sha256//QkI=", ssl_server_name = "n",
             ssl_verify = false, ssl_min_version = "TLSv1.2", ssl_max_version = "TLSv1.3",
+            http_version = 2,
         }, options_of("--cert", "c.pem", "--key=k.pem", "h", "--ca", "a.pem", "--ca=b",
             "--crl", "r.pem", "--pin", "sha256//QUE=", "--pin", "sha256//QkI=",
             "--server-name", "n", "--insecure", "--min-version", "1.2",
-            "--max-version", "tlsv1.3", "--path", "/p", "--timeout", "1500"))
+            "--max-version", "tlsv1.3", "--path", "/p", "--timeout", "1500",
+            "--http-version", "2"))
         assert.same({ host = "h", port = 443, ssl_pkcs12 = "i.p12" },
                     options_of("--pkcs12", "i.p12", "--", "h"))
     end)
@@ -89,6 +91,7 @@ describe("an option on the command line", function()
             { "--key-password-file needs", "h", "--key-password-file", "p" },
             { "--min-version is", "h", "--min-version", "TLSv1.1" },
             { "--max-version is", "h", "--max-version", "3" },
+            { "--http-version is", "h", "--http-version", "3" },
             { "--timeout is", "h", "--timeout", "0" }, { "--timeout is", "h", "--timeout", "1e3" },
             { "--path has to begin", "h", "--path", "p" },
         }) do

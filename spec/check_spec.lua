@@ -252,7 +252,7 @@ describe("resty-mtls-check", function()
         result = run({ "--help" })
         assert.equals(0, result.code)
         for option in ("cert key key-password-file pkcs12 ca crl pin server-name min-version "
-            .. "max-version insecure path timeout json help version"):gmatch("%S+") do
+            .. "max-version http-version insecure path timeout json help version"):gmatch("%S+") do
             assert.matches("--" .. option, result.stdout, 1, true)
         end
     end)

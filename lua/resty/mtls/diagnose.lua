@@ -25,8 +25,9 @@ local type = type
 local _M = {}
 
 
--- Connections of a diagnosis are in no pool: nobody else uses this name, and they are closed.
-local POOL = "resty.mtls.diagnose"
+-- A diagnosis has a connection of its own: nobody else uses this name with this number.
+local POOL = "resty.mtls.diagnose "
+local diagnoses = 0
 -- Milliseconds for each step. An operator waits.
 local TIMEOUT = 10000
 -- Of the response; more than a page that says why.
@@ -76,7 +77,8 @@ local function connect_options(options)
     end
     given.scheme = given.scheme or "https"
     given.port = given.port or 443
-    given.pool, given.pool_size, given.backlog = POOL, nil, nil
+    diagnoses = diagnoses + 1
+    given.pool, given.pool_size, given.backlog = POOL .. diagnoses, nil, nil
     -- A session that is resumed exchanges no certificates.
     given.ssl_session_reuse = false
     return given
@@ -112,7 +114,8 @@ end
 -- TLS 1.3 servers judge the client certificate when the client is connected already. Their alert is
 -- a round trip away, while a server that has nothing against it says nothing.
 local function await_rejection(httpc, seen)
-    if seen.version ~= "TLSv1.3" or not seen.requested then
+    -- Over HTTP/2 the server has spoken already.
+    if seen.version ~= "TLSv1.3" or not seen.requested or seen.alpn == "h2" then
         return nil
     end
     local patience = min(max(200, 3 * (seen.tls or 0)), 2000)
@@ -143,7 +146,7 @@ local function try(http, given)
         -- Nobody asks for certificates then.
         seen.requested = nil
     end
-    httpc:close()
+    httpc.client:close(true)
     return connected == true, request, failed, seen
 end
 
@@ -157,6 +160,17 @@ local function add_error(failed, findings)
         about = match(code, "^server_") and "server" or about_stage[failed.stage] or "connection"
     end
     findings:add("fault", about, code, failed.error, failed.hint)
+end
+
+
+-- A server that speaks HTTP/2 only may go on without an answer to what it was offered.
+local function add_protocol(failed, seen, findings)
+    local is_unanswered = failed.stage == "send" or failed.stage == "response"
+    if is_unanswered and seen.version and not seen.alpn then
+        findings:add("note", "connection", "protocol_not_chosen",
+            "the server chose none of the versions of HTTP that it was offered (ALPN)",
+            "if it speaks HTTP/2 only, set http_version to 2")
+    end
 end
 
 
@@ -217,6 +231,7 @@ local function diagnose(http, options)
         add_error(failed, findings)
     end
     failed = failed or {}
+    add_protocol(failed, seen, findings)
 
     local report = {
         code = failed.code, error = failed.error, stage = failed.stage, alert = failed.alert,

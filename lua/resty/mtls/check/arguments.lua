@@ -37,6 +37,7 @@ Whom to trust:
 
 Connection and request:
   --path /PATH              send a GET. Only an answer shows that the certificate is accepted
+  --http-version 1.1|2|auto (http_version)
   --min-version TLSv1.2|TLSv1.3, --max-version TLSv1.2|TLSv1.3
   --timeout MS              for each step; 10000 unless given
 
@@ -56,6 +57,7 @@ local with_value = {
     ["--crl"] = "ssl_crl",
     ["--pin"] = "ssl_pinned_pubkey",
     ["--server-name"] = "ssl_server_name",
+    ["--http-version"] = "http_version",
     ["--min-version"] = "ssl_min_version",
     ["--max-version"] = "ssl_max_version",
     ["--path"] = "path",
@@ -221,7 +223,14 @@ local function add_trust(given, options)
 end
 
 
+local http_versions = { ["1.1"] = 1.1, ["2"] = 2, auto = "auto" }
+
+
 local function add_versions(given, options)
+    options.http_version = http_versions[given.http_version or ""]
+    if given.http_version and not options.http_version then
+        return nil, "--http-version is 1.1, 2 or auto"
+    end
     for option, name in pairs({ ssl_min_version = "--min-version",
                                 ssl_max_version = "--max-version" }) do
         options[option] = versions[lower(given[option] or "")]
