@@ -1,0 +1,119 @@
+//! What the operations of a client have brought, as the Lua thread takes it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Client;
+use super::body::{Body, Taken};
+use super::state::{Summary, Until, Waiter};
+use super::trace::Trace;
+use crate::error::{Error, Result, Stage};
+use crate::http1::Header;
+use crate::mailbox::Completion;
+
+impl Client {
+    /// How the last operation ended. An operation that was cancelled has left no outcome.
+    ///
+    /// # Errors
+    ///
+    /// The operation's error.
+    pub fn outcome(&self) -> Result<()> {
+        let outcome = self.shared.lock().outcome.take();
+        outcome.unwrap_or_else(|| Err(Error::closed(Stage::Connect)))
+    }
+
+    /// The response head, once.
+    pub fn take_head(&self) -> Option<Summary> {
+        self.shared.lock().response.as_mut()?.summary.take()
+    }
+
+    /// Takes the next part of the body: at most `max` bytes, or else a wire chunk or all of it.
+    ///
+    /// # Errors
+    ///
+    /// Why the body ended early.
+    pub fn take_part<T>(
+        &self,
+        max: Option<usize>,
+        give: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Taken<T>> {
+        self.take(|body| body.take(max, give))
+    }
+
+    /// Takes the rest of the body.
+    ///
+    /// # Errors
+    ///
+    /// Why the body ended early.
+    pub fn take_whole<T>(&self, give: impl FnOnce(&[u8]) -> T) -> Result<Taken<T>> {
+        self.take(|body| body.take_all(give))
+    }
+
+    /// Bytes of the body that have come and were not taken.
+    pub fn buffered(&self) -> usize {
+        let state = self.shared.lock();
+        let response = state.response.as_ref();
+        response.map_or(0, |response| response.body.buffered())
+    }
+
+    /// Operation: waits until [`Self::take_part`] or [`Self::take_whole`] has something to say.
+    pub fn await_body(&self, until: Until, completion: Completion) {
+        let mut state = self.shared.lock();
+        let done = match &mut state.response {
+            None => Some(completion),
+            Some(response) => {
+                match until {
+                    Until::Part(max) => response.body.want(max),
+                    Until::Whole => response.body.want_all(),
+                }
+                let replaced = response.waiter.replace(Waiter { until, completion });
+                drop(replaced);
+                response.satisfied()
+            }
+        };
+        drop(state);
+        drop(done);
+        self.shared.changed.notify_one();
+    }
+
+    /// Trailer fields of the response, after its body.
+    pub fn trailers(&self) -> Vec<Header> {
+        let state = self.shared.lock();
+        let body = state.response.as_ref().map(|response| &response.body);
+        body.map(|body| body.trailers().to_vec())
+            .unwrap_or_default()
+    }
+
+    /// How the last connection of this client came to be, or how far it came.
+    pub fn trace(&self) -> Option<Arc<Trace>> {
+        self.shared.lock().trace.clone()
+    }
+
+    /// How long the response took, opening the connection included: to the end of its body if that
+    /// has come, and else to the end of its head.
+    pub fn total_time(&self) -> Option<Duration> {
+        let state = self.shared.lock();
+        let response = state.response.as_ref()?;
+        let end = response.body.ended_at().unwrap_or(response.timing.head);
+        Some(response.timing.total(end))
+    }
+
+    fn take<T>(&self, take: impl FnOnce(&mut Body) -> Result<Taken<T>>) -> Result<Taken<T>> {
+        let mut state = self.shared.lock();
+        let Some(response) = &mut state.response else {
+            return Err(Error::closed(Stage::Body).with_hint(
+                "the response is gone: read its body before set_keepalive, close or the next \
+                 request",
+            ));
+        };
+        let was_full = response.body.is_full();
+        let taken = take(&mut response.body);
+        // Waking the reading task costs a system call: only if it stopped for want of room.
+        let resumes = was_full && !response.body.is_full() && !response.body.is_finished();
+        drop(state);
+        if resumes {
+            self.shared.changed.notify_one();
+        }
+        taken
+    }
+}
