@@ -129,6 +129,33 @@ describe("data", function()
 end)
 
 
+describe("a response that waits for its request", function()
+    it("is waited for as long as that is being sent", function()
+        local httpc = connected(nil, frames.await_head(1), peer.send(frames.headers(1)),
+            -- Longer than it may take to answer, and less than it may take to read.
+            peer.sleep(2), peer.send(frames.window_update(0, 100000)
+                .. frames.window_update(1, 100000)),
+            peer.receive_until("the end"),
+            peer.send(frames.data(1, "end", true)), peer.receive_to_end())
+        httpc:set_timeouts(10000, 10000, 1000)
+        local res = assert(httpc:request({ method = "POST",
+                                           body = ("x"):rep(100000) .. "the end" }))
+        assert.equals("end", res:read_body())
+        assert.equals(1, httpc:set_keepalive())
+    end)
+
+    it("is not waited for when the server does not read that", function()
+        local httpc = connected(nil, frames.await_head(1), peer.send(frames.headers(1)),
+                                peer.receive_to_end())
+        httpc:set_timeouts(10000, 300, 10000)
+        local res = assert(httpc:request({ method = "POST", body = ("x"):rep(100000) }))
+        local body, _, details = res:read_body()
+        assert.is_nil(body)
+        assert.equals("send_timeout", details.code)
+    end)
+end)
+
+
 describe("a server that allows no streams", function()
     it("is told of when the time is over", function()
         local server = scripted.serve({ script = {

@@ -167,3 +167,33 @@ describe("a server of HTTP/2 that is silent", function()
         end)
     end
 end)
+
+
+describe("a bound on the places of HTTP/2", function()
+    it("counts clients, not connections", function()
+        local server = scripted.serve({ script = {
+            peer.send(frames.SETTINGS), frames.await_request(1),
+            peer.send(frames.response(1, "whole")), peer.receive_to_end(),
+        } })
+        local options = { scheme = "http", host = "localhost", port = server.port,
+                          http_version = 2, pool_size = 2, backlog = 0 }
+        local clients = {}
+        for i = 1, 3 do
+            clients[i] = http.new()
+            clients[i]:set_timeout(LONG)
+        end
+        assert(clients[1]:connect(options))
+        assert(clients[2]:connect(options))
+        local ok, err, details = clients[3]:connect(options)
+        assert.is_nil(ok)
+        assert.equals("too many waiting connect operations", err)
+        assert.equals("too_many_waiting", details.code)
+        assert.equals("whole", assert(clients[1]:request({})):read_body())
+        assert.equals(1, clients[1]:set_keepalive())
+        assert(clients[3]:connect(options))
+        assert.equals(2, clients[3]:get_reused_times())
+        assert.equals(1, server:connections())
+        clients[2]:close()
+        clients[3]:close()
+    end)
+end)

@@ -134,7 +134,9 @@ enum Part {
     Data(Bytes),
     End(Option<HeaderMap>),
     Broken(h2::Error),
-    /// The server neither takes the request nor ends its response.
+    /// The rest of the request has been sent, or is not wanted.
+    Sent,
+    /// The server takes none of the request.
     Stalled(Error),
 }
 
@@ -149,13 +151,11 @@ impl Source for Streaming {
             && let Poll::Ready(uploaded) = uploading.as_mut().poll(cx)
         {
             self.uploading = None;
-            match uploaded {
-                Err(error) if *error.cause() == Cause::Timeout => {
-                    return Poll::Ready(Part::Stalled(error));
-                }
-                // The server has stopped reading, as it may (RFC 9113, 8.1).
-                _ => {}
-            }
+            return Poll::Ready(match uploaded {
+                Err(error) if *error.cause() == Cause::Timeout => Part::Stalled(error),
+                // The server may have stopped reading (RFC 9113, 8.1).
+                _ => Part::Sent,
+            });
         }
         if self.end.is_none() {
             match ready!(self.stream.poll_data(cx)) {
@@ -190,6 +190,7 @@ impl Source for Streaming {
                 body.set_trailers(trailers);
                 Ok(true)
             }
+            Part::Sent => Ok(false),
             Part::Broken(error) => Err(self.lease.explain(&Fault::from(&error), Stage::Body)),
             Part::Stalled(error) => {
                 self.lease.suspect_stalled(self.timeouts.send);
@@ -202,6 +203,10 @@ impl Source for Streaming {
     /// window (RFC 9113, 5.2) bounds it.
     fn is_bounded(&self) -> bool {
         true
+    }
+
+    fn is_sending(&self) -> bool {
+        self.uploading.is_some()
     }
 
     fn make_room(&mut self, body: &Body) {

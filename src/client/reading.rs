@@ -34,6 +34,12 @@ pub trait Source: Sized {
         false
     }
 
+    /// Whether the request is still being sent: the response may wait for that, which has a time-out
+    /// of its own.
+    fn is_sending(&self) -> bool {
+        false
+    }
+
     /// Allows the other side to send as much as there is room for.
     fn make_room(&mut self, _body: &Body) {}
 
@@ -146,12 +152,13 @@ async fn read_ahead<S: Source>(shared: &Arc<Shared>, mut source: S, timeouts: Ti
             shared.changed.notified().await;
             continue;
         }
+        let is_sending = source.is_sending();
         let part = tokio::select! {
             biased;
             part = poll_fn(|cx| source.poll_part(cx)) => Some(part),
             () = shared.changed.notified() => continue,
             // Nobody is kept waiting by a body that nobody asks for.
-            () = tokio::time::sleep(timeouts.read()), if waits => None,
+            () = tokio::time::sleep(timeouts.read()), if waits && !is_sending => None,
         };
         match advance(shared, source, part) {
             Some(unfinished) => source = unfinished,
