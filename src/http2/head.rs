@@ -46,7 +46,8 @@ impl Head {
         let mut target = Vec::new();
         head.target.encode(&mut target);
         // A path, or all of the server (RFC 9113, 8.3.1).
-        if !target.starts_with(b"/") && !(method == Method::OPTIONS && target == b"*") {
+        let is_path = target.starts_with(b"/");
+        if !is_path && (method != Method::OPTIONS || target != b"*") {
             return Err(RequestError::Path);
         }
         let mut request = Request::new(());

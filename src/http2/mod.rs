@@ -5,6 +5,7 @@
 //!                  │
 //!             Connection ── places, health ──▶ client/sharing.rs
 //!                  └─ open ─▶ Stream ─▶ client/streams.rs
+//!                               └─ Coming ── the head of its response
 //! ```
 //!
 //! Heads come from and go to the types of `http1`, so that callers see no difference.
