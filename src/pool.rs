@@ -113,6 +113,13 @@ impl<K: Hash + Eq + Clone, C: Idle> Pool<K, C> {
         state.swept
     }
 
+    /// Tells how many idle connections each key has.
+    pub fn each_idle(&self, mut tell: impl FnMut(&K, usize)) {
+        for (key, connections) in &self.lock().idle {
+            tell(key, connections.len());
+        }
+    }
+
     /// Number of idle connections.
     pub fn len(&self) -> usize {
         self.lock().idle.values().map(Vec::len).sum()

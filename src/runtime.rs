@@ -6,6 +6,7 @@
 //! had stays behind untouched, locks and sockets included: its epoll set is shared with the
 //! parent, and dropping a socket here would take it out of the parent's set as well.
 
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
@@ -14,11 +15,11 @@ use std::sync::{Arc, Once};
 use tokio::runtime::{Builder, Handle};
 use tokio::task::AbortHandle;
 
-use crate::client::{ConnectionPool, Gates, Sharing};
+use crate::client::{ConnectionPool, Destination, Gates, Sharing};
 use crate::error::{Error, Result};
 use crate::log::Log;
 use crate::net::Resolver;
-use crate::stats::Stats;
+use crate::stats::{Snapshot, Stats, Tallies};
 use crate::tls::ProfileCache;
 
 /// See the module. It is never freed: a few hundred bytes for each process that made a request.
@@ -37,8 +38,10 @@ pub struct Engine {
     pub profiles: ProfileCache,
     /// What has to be said in nginx's error log.
     pub log: Arc<Log>,
-    /// Counters.
+    /// Counters of what has no destination.
     pub stats: Stats,
+    /// Counters of what has one.
+    pub tallies: Tallies,
     /// Whether the warning about unverified servers has been given.
     pub warned_unverified: AtomicBool,
 }
@@ -56,17 +59,44 @@ impl Engine {
     ///
     /// The system gives no thread, or no epoll set.
     pub fn current() -> Result<&'static Self> {
-        // SAFETY: the pointer is null or from `Box::leak`.
-        match unsafe { CURRENT.load(Ordering::Acquire).as_ref() } {
+        match Self::started() {
             Some(engine) => Ok(engine),
             None => Self::start(),
         }
+    }
+
+    /// The engine of this process if there is one, for those who only want to look at it.
+    pub fn started() -> Option<&'static Self> {
+        // SAFETY: the pointer is null or from `Box::leak`.
+        unsafe { CURRENT.load(Ordering::Acquire).as_ref() }
     }
 
     /// Whether this is the engine of the running process: not that of a parent before a fork, and
     /// not one whose thread has died.
     pub fn is_current(&self) -> bool {
         ptr::eq(CURRENT.load(Ordering::Acquire), self)
+    }
+
+    /// The values of all counters: of the process, and by destination.
+    pub fn figures(&'static self) -> (Snapshot, BTreeMap<String, Snapshot>) {
+        let mut idle = HashMap::<String, u64>::new();
+        let mut tell = |destination: &Destination, count: usize| {
+            let name = destination.name();
+            let name = self.tallies.counted_as(&name);
+            *idle.entry(name.to_owned()).or_default() += count as u64;
+        };
+        self.pool
+            .each_idle(|destination, count| tell(destination, count));
+        self.sharing.each_idle(tell);
+        let mut all = self.stats.snapshot();
+        let mut destinations = BTreeMap::new();
+        for (name, mut snapshot) in self.tallies.snapshots() {
+            let idle = idle.get(&name).copied().unwrap_or_default();
+            snapshot.set("connections_idle", idle);
+            all.add(&snapshot);
+            destinations.insert(name, snapshot);
+        }
+        (all, destinations)
     }
 
     /// Runs a task on the runtime.
@@ -94,6 +124,7 @@ impl Engine {
             profiles: ProfileCache::new(log.clone()),
             log,
             stats: Stats::default(),
+            tallies: Tallies::default(),
             warned_unverified: AtomicBool::new(false),
         }));
         let serve = move || {

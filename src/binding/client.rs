@@ -461,6 +461,14 @@ fn add_connection<M: UserDataMethods<ClientHandle>>(methods: &mut M) {
             Err(error) => Err(error),
         }))
     });
+    // attempt() -> which attempt at the last connect or request it was, how often its connection had
+    //     come out of the pool, nil without one; also after a failure
+    methods.add_method_mut("attempt", |_, this, ()| {
+        Ok(guarded(|| {
+            let attempt = this.current()?.attempt();
+            Ok((attempt.number, attempt.reused))
+        }))
+    });
     // reused_times() -> number, or false without a connection
     methods.add_method_mut("reused_times", |lua, this, ()| {
         let times = guarded(|| Ok(this.current()?.reused_times()));

@@ -6,6 +6,7 @@
 
 mod arguments;
 mod client;
+mod figures;
 mod heads;
 mod mailbox;
 mod options;
@@ -51,7 +52,12 @@ pub fn module(lua: &Lua) -> mlua::Result<Table> {
     )?;
     module.set("profile", lua.create_function(profile)?)?;
     module.set("destination", lua.create_function(destination)?)?;
-    module.set("stats", lua.create_function(stats)?)?;
+    module.set("stats", lua.create_function(figures::stats)?)?;
+    module.set(
+        "count_failure",
+        lua.create_function(figures::count_failure)?,
+    )?;
+    module.set("now", lua.create_function(figures::now)?)?;
     module.set("set_default", lua.create_function(set_default)?)?;
     module.set("take_log", lua.create_function(take_log)?)?;
     module.set("defaults", lua.create_function(defaults)?)?;
@@ -77,23 +83,6 @@ fn destination(_: &Lua, given: Table) -> mlua::Result<Reply<DestinationHandle>> 
         let destination = options::destination(&given)?;
         Ok(DestinationHandle(Arc::new(destination)))
     }))
-}
-
-/// `stats() -> {name = number}`
-fn stats(lua: &Lua, (): ()) -> mlua::Result<Reply<Table>> {
-    let engine = match Engine::current() {
-        Ok(engine) => engine,
-        Err(error) => return Ok(Reply(Err(error))),
-    };
-    let table = lua.create_table()?;
-    for (name, value) in engine.stats.snapshot() {
-        table.raw_set(name, value)?;
-    }
-    table.raw_set(
-        "connections_idle",
-        engine.pool.len() + engine.sharing.idle(),
-    )?;
-    Ok(Reply(Ok(table)))
 }
 
 /// `warn_unverified() -> boolean`: true once per process, for the one who has to warn.

@@ -13,6 +13,7 @@ use super::Timeouts;
 use super::body::Body;
 use super::lease::{Lease, Sent};
 use super::link::Link;
+use super::meter::Unanswered;
 use super::reading::{Source, present};
 use super::state::{Phase, Response, Shared, Summary};
 use super::transact::Exchange;
@@ -57,6 +58,7 @@ pub async fn respond(
         Ok(head) => head,
         Err(malformed) => {
             let error = Error::malformed(Stage::Response, &malformed);
+            drop((lease, answer));
             return shared.conclude(Phase::Closed, Err(error), completion);
         }
     };
@@ -96,6 +98,7 @@ pub async fn respond(
         _unwanted: unwanted,
         _unsent: answer.sent.body,
         _in_flight: answer.sent.in_flight,
+        _unanswered: answer.sent.unanswered,
     };
     present(
         shared,
@@ -127,6 +130,7 @@ struct Streaming {
     /// The same of a body that came in pieces.
     _unsent: Option<SendStream<Bytes>>,
     _in_flight: InFlight,
+    _unanswered: Unanswered,
 }
 
 /// What comes at a time.

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 use tokio_rustls::client::TlsStream;
 
-use super::connection::{Open, Origin, Stream};
+use super::connection::{Origin, Stream};
 use super::link::Link;
+use super::meter::Open;
 use super::sharing::{obtain, share};
 use super::trace::Trace;
 use super::tunnel;
@@ -17,6 +18,7 @@ use super::{Connection, Destination, Generation, Timeouts, TlsTarget};
 use crate::error::{Cause, Error, Result, Stage};
 use crate::net::{self, Endpoint, Transport};
 use crate::runtime::Engine;
+use crate::stats::Tally;
 use crate::tls::{self, Protocols};
 
 /// A bound on the connections in use to a destination.
@@ -51,6 +53,7 @@ pub async fn open(
     trace: &mut Trace,
 ) -> Result<Link> {
     let destination = route.destination.clone();
+    let tally = engine.tallies.of(&destination.name());
     let target = prepare(destination.tls.as_ref(), timeouts).await?;
     let proxy = destination.proxy.as_ref();
     let proxy_target = prepare(proxy.and_then(|proxy| proxy.tls.as_ref()), timeouts).await?;
@@ -62,7 +65,7 @@ pub async fn open(
             let started = Instant::now();
             if let Some(target) = proxy_target {
                 let endpoint = &proxy.endpoint;
-                let stream = shake_hands(engine, target, endpoint, transport, timeouts).await?;
+                let stream = shake_hands(tally, target, endpoint, transport, timeouts).await?;
                 transport = Transport::Proxy(Box::new(stream));
             }
             if proxy.tunnels {
@@ -80,7 +83,7 @@ pub async fn open(
             trace.session = Some(session.clone());
             let started = Instant::now();
             let endpoint = &destination.endpoint;
-            let stream = shake_hands(engine, target, endpoint, transport, timeouts).await?;
+            let stream = shake_hands(tally, target, endpoint, transport, timeouts).await?;
             trace.tls = started.elapsed();
             Stream::Tls(Box::new(stream), session)
         }
@@ -92,6 +95,7 @@ pub async fn open(
         route,
         generation,
         trace: opening.clone(),
+        tally,
     };
     if is_http2 {
         let shared = share(engine, stream, origin, timeouts).await;
@@ -105,7 +109,7 @@ pub async fn open(
                 };
             });
     }
-    let open = Open::new(&engine.stats);
+    let open = Open::new(tally);
     let connection = Connection::new(stream, origin, None, open);
     Ok(Link::Own(Box::new(connection)))
 }
@@ -144,7 +148,7 @@ pub async fn open_bounded(
     let permit = within(timeouts.connect(), Stage::Connect, entering).await?;
     let mut link = match engine.pool.take(&route.destination) {
         Some(mut pooled) => {
-            engine.count_reuse(&mut pooled);
+            pooled.count_reuse();
             Link::Own(pooled)
         }
         None => obtain(engine, route, timeouts, trace).await?,
@@ -169,6 +173,7 @@ pub async fn upgrade(
         return Ok(connection);
     };
     let (transport, origin, permit, open) = connection.into_plain()?;
+    let tally = engine.tallies.of(&destination.name());
     // The proxy was trusted as the connection's first destination says.
     let generation = match destination.proxy == origin.route.destination.proxy {
         true => Generation(target.0.generation(), origin.generation.1),
@@ -184,7 +189,7 @@ pub async fn upgrade(
     };
     let started = Instant::now();
     let endpoint = &destination.endpoint;
-    let stream = shake_hands(engine, target, endpoint, transport, timeouts).await?;
+    let stream = shake_hands(tally, target, endpoint, transport, timeouts).await?;
     trace.tls = started.elapsed();
     let route = Route {
         destination,
@@ -198,8 +203,10 @@ pub async fn upgrade(
         route,
         generation,
         trace,
+        tally,
     };
     let stream = Stream::Tls(Box::new(stream), session);
+    let open = open.moved_to(tally);
     Ok(Connection::new(stream, origin, permit, open))
 }
 
@@ -252,7 +259,7 @@ async fn prepare(target: Option<&TlsTarget>, timeouts: Timeouts) -> Result<Optio
 }
 
 async fn shake_hands(
-    engine: &'static Engine,
+    tally: &Tally,
     (session, server_name): Prepared,
     endpoint: &Endpoint,
     transport: Transport,
@@ -261,9 +268,9 @@ async fn shake_hands(
     let handshake = session.handshake(endpoint, server_name, transport);
     let shaken = within(timeouts.connect(), Stage::Tls, handshake).await;
     match &shaken {
-        Ok(_) if session.resumed() => engine.stats.handshakes_resumed.increment(),
-        Ok(_) => engine.stats.handshakes_full.increment(),
-        Err(_) => engine.stats.handshakes_failed.increment(),
+        Ok(_) if session.resumed() => tally.handshakes_resumed.increment(),
+        Ok(_) => tally.handshakes_full.increment(),
+        Err(error) => tally.count_failed_handshake(error.code()),
     }
     shaken
 }
@@ -280,10 +287,10 @@ pub async fn within<T>(
     }
 }
 
-impl Engine {
-    /// Counts that a connection came out of the pool.
-    pub fn count_reuse(&self, connection: &mut Connection) {
-        connection.reused += 1;
-        self.stats.connections_reused.increment();
+impl Connection {
+    /// Counts that it came out of the pool.
+    pub fn count_reuse(&mut self) {
+        self.reused += 1;
+        self.tally().connections_reused.increment();
     }
 }

@@ -11,12 +11,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::client::TlsStream;
 
+use super::meter::{Open, Unanswered};
 use super::trace::{Timing, Trace};
 use super::{Destination, Generation, Route};
 use crate::error::{Error, Result, Stage};
 use crate::net::{Transport, has_plaintext, is_silent};
 use crate::pool::Idle;
-use crate::stats::Stats;
+use crate::stats::Tally;
 use crate::tls::Session;
 
 /// See the module.
@@ -39,6 +40,8 @@ pub struct Connection {
     pub answered: bool,
     /// What is left to send of a request body whose length its head has announced.
     pub body_left: Option<u64>,
+    /// Counts the requests on it.
+    pub unanswered: Unanswered,
     /// How reading ended while nobody asked: an alert is told once, and what comes after it on a
     /// reset connection says nothing.
     ended: Option<io::Result<usize>>,
@@ -118,25 +121,8 @@ pub struct Origin {
     pub generation: Generation,
     /// What happened on the way.
     pub trace: Arc<Trace>,
-}
-
-/// Counts a connection as open for as long as it is.
-#[derive(Debug)]
-pub struct Open(&'static Stats);
-
-impl Open {
-    /// One more.
-    pub fn new(stats: &'static Stats) -> Self {
-        stats.connections_opened.increment();
-        stats.connections_open.increment();
-        Self(stats)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.connections_open.decrement();
-    }
+    /// Where what happens on it is counted.
+    pub tally: &'static Tally,
 }
 
 /// One TLS record (RFC 8446, 5.1), and what a socket is likely to have at once.
@@ -171,6 +157,7 @@ impl Connection {
             responses_due: 0,
             answered: false,
             body_left: None,
+            unanswered: Unanswered::none(origin.tally),
             ended: None,
             is_used: false,
             began: Instant::now(),
@@ -212,6 +199,11 @@ impl Connection {
         &self.origin.trace
     }
 
+    /// Where what happens on it is counted.
+    pub fn tally(&self) -> &'static Tally {
+        self.origin.tally
+    }
+
     /// Notes that a request is being sent.
     pub fn begin_request(&mut self) {
         self.began = Instant::now();
@@ -238,7 +230,7 @@ impl Connection {
         if bytes.len() > WRITE_NOW_LIMIT {
             return 0;
         }
-        match &mut self.stream {
+        let taken = match &mut self.stream {
             Stream::Plain(transport) => transport.write_now(bytes).unwrap_or(0),
             Stream::Tls(stream, _) => {
                 let (transport, tls) = stream.get_mut();
@@ -246,7 +238,9 @@ impl Connection {
                 flush_now(transport, tls);
                 taken
             }
-        }
+        };
+        self.origin.tally.bytes_sent.add(taken as u64);
+        taken
     }
 
     /// Lets go of what an idle connection need not hold.
@@ -272,7 +266,11 @@ impl Connection {
 
     /// Writes some of `bytes`, or part of what was buffered by [`Self::write_now`].
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(count)) = polled {
+            self.origin.tally.bytes_sent.add(count as u64);
+        }
+        polled
     }
 
     /// Sends what is buffered.
@@ -335,6 +333,7 @@ impl Connection {
             }),
             false => poll_into(&mut self.stream, cx, &mut self.buffer),
         };
+        self.origin.tally.bytes_received.add(filled as u64);
         if filled > 0 && self.first_byte.is_none() {
             self.first_byte = Some(Instant::now());
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::lease::Lease;
 use super::link::Link;
-use super::state::{Phase, Shared};
+use super::state::{Attempt, Phase, Shared};
 use super::{Connection, Destination};
 use crate::error::{Error, Result, Stage};
 use crate::runtime::Engine;
@@ -55,17 +55,18 @@ impl Client {
         };
         let mut state = self.shared.lock();
         state.trace = Some(link.trace().clone());
+        state.attempt = Attempt::on(Some(link.reused()));
         state.phase = Phase::Idle(link);
         true
     }
 
     fn find(&self, destination: &Arc<Destination>) -> Option<Link> {
         if let Some(lease) = self.engine.sharing.lend(destination) {
-            self.engine.stats.connections_reused.increment();
+            lease.tally().connections_reused.increment();
             return Some(Link::Shared(Box::new(lease)));
         }
         let mut connection = self.engine.pool.take(destination)?;
-        self.engine.count_reuse(&mut connection);
+        connection.count_reuse();
         Some(Link::Own(connection))
     }
 
@@ -162,6 +163,7 @@ impl Client {
         let task = state.task.take();
         let mut response = state.response.take();
         let trace = state.trace.take();
+        let attempt = state.attempt;
         drop(state);
         let woken = response.as_mut().and_then(|response| {
             // What has come stays readable; what has not will not.
@@ -170,7 +172,7 @@ impl Client {
         });
         // A cancelled task may be running its last step on the other thread. It must not find, and
         // change, the state of what comes after it: that could be a connection of another identity.
-        self.shared = Arc::new(Shared::with_rest(response, trace));
+        self.shared = Arc::new(Shared::with_rest(response, trace, attempt));
         drop(woken);
         if let Some(task) = task {
             task.abort();
@@ -195,6 +197,7 @@ impl Client {
         match std::mem::replace(&mut state.phase, Phase::Busy(None)) {
             Phase::Idle(link) => {
                 state.phase = Phase::Busy(Some(link.reused()));
+                state.attempt = Attempt::on(Some(link.reused()));
                 state.outcome = None;
                 state.response = None;
                 Ok(link)

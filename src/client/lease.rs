@@ -10,11 +10,13 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::Destination;
 use super::connect::Route;
+use super::meter::Unanswered;
 use super::sharing::Line;
 use super::trace::{Timing, Trace};
 use crate::error::{Cause, Error, Stage};
 use crate::http1::Malformed;
 use crate::http2::{Coming, Fault, Head, Health, InFlight};
+use crate::stats::Tally;
 use crate::tls::Session;
 
 /// See the module. Dropping it resets the streams and gives the place back.
@@ -44,6 +46,8 @@ pub struct Sent {
     pub left: Option<u64>,
     /// Keeps the server under watch.
     pub in_flight: InFlight,
+    /// Counts it.
+    pub unanswered: Unanswered,
     /// When it was sent.
     pub began: Instant,
 }
@@ -80,6 +84,11 @@ impl Lease {
     /// How it got there.
     pub fn route(&self) -> &Route {
         &self.line.origin.route
+    }
+
+    /// Where what happens on it is counted.
+    pub fn tally(&self) -> &'static Tally {
+        self.line.origin.tally
     }
 
     /// How the connection came to be.
@@ -132,6 +141,7 @@ impl Lease {
             body: (!is_whole).then_some(stream.body),
             left: head.announced,
             in_flight: stream.in_flight,
+            unanswered: Unanswered::one(self.tally()),
             began,
         })
     }

@@ -21,6 +21,7 @@ mod gate;
 mod keeping;
 mod lease;
 mod link;
+mod meter;
 mod operations;
 mod outcomes;
 mod reading;
@@ -45,7 +46,7 @@ pub use connection::Connection;
 pub use gate::Gates;
 pub use keeping::{Client, Released};
 pub use sharing::Sharing;
-pub use state::{Summary, Until};
+pub use state::{Attempt, Summary, Until};
 pub use streams::Request;
 pub use trace::{Timing, Trace};
 pub use transact::{Exchange, Message};
@@ -125,6 +126,11 @@ impl Destination {
         Generation(generation(self.tls.as_ref()), generation(proxy))
     }
 
+    /// The name under which it is counted. It says whom it leads to, not as whom or through what.
+    pub fn name(&self) -> String {
+        name(self.tls.is_some(), &self.endpoint)
+    }
+
     /// What a request line has in front of its path: for a proxy that passes requests on, the
     /// target is in absolute form (RFC 9112, 3.2.2).
     pub fn path_prefix(&self) -> Option<String> {
@@ -153,6 +159,15 @@ impl Destination {
             port if port == default_port => bracketed(host),
             port => authority(host, port),
         })
+    }
+}
+
+/// `https://host:port`, `http://unix:/path`.
+pub fn name(is_tls: bool, endpoint: &Endpoint) -> String {
+    let scheme = if is_tls { "https" } else { "http" };
+    match endpoint {
+        Endpoint::Tcp(host, port) => format!("{scheme}://{}", authority(host, *port)),
+        Endpoint::Unix(path) => format!("{scheme}://unix:{}", path.display()),
     }
 }
 

@@ -6,7 +6,7 @@ use super::connect::{GateOptions, Route, open, open_bounded, upgrade};
 use super::link::Link;
 use super::reading::respond;
 use super::sharing::obtain;
-use super::state::Phase;
+use super::state::{Attempt, Phase};
 use super::streams;
 use super::trace::Trace;
 use super::transact::{Exchange, Written, write};
@@ -24,6 +24,7 @@ impl Client {
         completion: Completion,
     ) {
         self.close();
+        self.shared.lock().attempt = Attempt::default();
         let shared = self.shared.clone();
         let engine = self.engine;
         self.begin(async move {
@@ -61,7 +62,7 @@ impl Client {
             let mut trace = Trace::default();
             let connected = match engine.pool.take(&destination) {
                 Some(mut pooled) => {
-                    engine.count_reuse(&mut pooled);
+                    pooled.count_reuse();
                     pooled.permit = connection.permit.take();
                     Ok(pooled)
                 }
@@ -92,7 +93,7 @@ impl Client {
         let mut connection = match link {
             Link::Own(connection) => connection,
             Link::Shared(lease) => {
-                self.engine.stats.requests.increment();
+                lease.tally().requests.increment();
                 let (engine, shared) = (self.engine, self.shared.clone());
                 self.begin(streams::request(
                     engine, shared, lease, exchange, completion,
@@ -101,7 +102,8 @@ impl Client {
             }
         };
         self.check_clean(&mut connection)?;
-        self.engine.stats.requests.increment();
+        connection.tally().requests.increment();
+        connection.unanswered.begin();
         connection.responses_due += 1;
         connection.begin_request();
         let first = exchange.continue_at.unwrap_or(exchange.bytes().len());
@@ -115,9 +117,11 @@ impl Client {
                 && exchange.retry_stale
                 && connection.reused > 0
             {
-                engine.stats.retries.increment();
+                connection.tally().retries.increment();
                 let route = connection.route().clone();
                 let permit = connection.permit.take();
+                drop(connection);
+                shared.lock().attempt = Attempt::again(0);
                 let mut trace = Trace::default();
                 // Boxed, as all that is rare here: each request moves what its task may ever need.
                 let fresh = Box::pin(open(engine, route, exchange.timeouts, &mut trace)).await;
@@ -125,6 +129,7 @@ impl Client {
                     Ok(fresh) => {
                         connection = fresh;
                         connection.permit = permit;
+                        connection.unanswered.begin();
                         connection.responses_due = 1;
                         connection.begin_request();
                         result = exchange.run(&mut connection, 0).await;
@@ -136,7 +141,11 @@ impl Client {
                 Ok((head, framing)) => {
                     respond(shared, connection, exchange, head, framing, completion).await;
                 }
-                Err(failed) => shared.conclude(Phase::Closed, Err(failed.error), completion),
+                Err(failed) => {
+                    // Whoever is told of the failure finds nothing of it open or in flight.
+                    drop(connection);
+                    shared.conclude(Phase::Closed, Err(failed.error), completion);
+                }
             }
         });
         Ok(())
@@ -215,7 +224,10 @@ impl Client {
                     };
                     shared.conclude(Phase::Idle(Link::Own(connection)), outcome, completion);
                 }
-                Err(error) => shared.conclude(Phase::Closed, Err(error), completion),
+                Err(error) => {
+                    drop(connection);
+                    shared.conclude(Phase::Closed, Err(error), completion);
+                }
             }
         });
     }
@@ -240,7 +252,10 @@ impl Client {
                 Ok((head, framing)) => {
                     respond(shared, connection, exchange, head, framing, completion).await;
                 }
-                Err(error) => shared.conclude(Phase::Closed, Err(error), completion),
+                Err(error) => {
+                    drop(connection);
+                    shared.conclude(Phase::Closed, Err(error), completion);
+                }
             }
         });
         Ok(())
@@ -268,7 +283,10 @@ impl Client {
                 Ok((head, framing)) => {
                     respond(shared, connection, exchange, head, framing, completion).await;
                 }
-                Err(error) => shared.conclude(Phase::Closed, Err(error), completion),
+                Err(error) => {
+                    drop(connection);
+                    shared.conclude(Phase::Closed, Err(error), completion);
+                }
             }
         });
         Ok(())
@@ -283,14 +301,15 @@ impl Client {
         let mut connection = match self.take_link()? {
             Link::Own(connection) => connection,
             Link::Shared(lease) => {
-                self.engine.stats.requests.increment();
+                lease.tally().requests.increment();
                 let shared = self.shared.clone();
                 self.begin(streams::send_request(shared, lease, exchange, completion));
                 return Ok(());
             }
         };
         self.check_clean(&mut connection)?;
-        self.engine.stats.requests.increment();
+        connection.tally().requests.increment();
+        connection.unanswered.begin();
         let (announced, timeouts) = (exchange.announced, exchange.timeouts);
         let first = exchange.continue_at.unwrap_or(exchange.bytes().len());
         let bytes = exchange.bytes()[..first].to_vec();

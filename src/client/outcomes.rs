@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Client;
 use super::body::{Body, Taken};
-use super::state::{Summary, Until, Waiter};
+use super::state::{Attempt, Summary, Until, Waiter};
 use super::trace::Trace;
 use crate::error::{Error, Result, Stage};
 use crate::http1::Header;
@@ -87,6 +87,11 @@ impl Client {
     /// How the last connection of this client came to be, or how far it came.
     pub fn trace(&self) -> Option<Arc<Trace>> {
         self.shared.lock().trace.clone()
+    }
+
+    /// What is known of the last connect or request, also after it has failed.
+    pub fn attempt(&self) -> Attempt {
+        self.shared.lock().attempt
     }
 
     /// How long the response took, opening the connection included: to the end of its body if that

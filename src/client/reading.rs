@@ -68,7 +68,8 @@ impl Source for Box<Connection> {
         }
     }
 
-    fn into_link(self) -> Link {
+    fn into_link(mut self) -> Link {
+        self.unanswered.end();
         Link::Own(self)
     }
 }

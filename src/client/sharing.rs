@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::connect::{Route, open, within};
-use super::connection::{Open, Origin, Stream};
+use super::connection::{Origin, Stream};
 use super::lease::{Lease, explain_start};
 use super::link::Link;
+use super::meter::{Metered, Open};
 use super::trace::Trace;
 use super::{Destination, Timeouts};
 use crate::error::{Cause, Error, Result, Stage};
@@ -86,11 +87,12 @@ impl Sharing {
         Some(Lease::new(line, before))
     }
 
-    /// Connections that nobody uses now.
-    pub fn idle(&self) -> usize {
-        let state = self.lock();
-        let lines = state.entries.values().flat_map(|entry| &entry.lines);
-        lines.filter(|line| line.http2.is_idle()).count()
+    /// Tells how many connections to each destination nobody uses now.
+    pub fn each_idle(&self, mut tell: impl FnMut(&Destination, usize)) {
+        for (destination, entry) in &self.lock().entries {
+            let idle = entry.lines.iter().filter(|line| line.http2.is_idle());
+            tell(destination, idle.count());
+        }
     }
 
     /// Ends what has been idle for too long or is outdated. False when nothing is left.
@@ -219,7 +221,7 @@ pub async fn obtain(
     loop {
         match engine.sharing.turn(&destination) {
             Turn::Take(line, before) => {
-                engine.stats.connections_reused.increment();
+                line.origin.tally.connections_reused.increment();
                 return Ok(Link::Shared(Box::new(Lease::new(line, before))));
             }
             Turn::Open(None) => return open(engine, route, timeouts, trace).await,
@@ -261,6 +263,8 @@ pub async fn share(
     timeouts: Timeouts,
 ) -> Result<Lease> {
     let session = stream.session().cloned();
+    let tally = origin.tally;
+    let stream = Metered::new(stream, tally);
     let explain = |fault: &Fault, health: &Health| explain_start(fault, health, session.as_deref());
     let patience = timeouts.read.clamp(*PATIENCE.start(), *PATIENCE.end());
     let starts_until = Instant::now() + timeouts.connect();
@@ -295,7 +299,7 @@ pub async fn share(
     let lease = Lease::new(line.clone(), before);
     let destination = line.origin.route.destination.clone();
     note(engine, &destination, Some(&line));
-    let open = Open::new(&engine.stats);
+    let open = Open::new(tally);
     engine.spawn(drive(engine, driver, destination, open));
     Ok(lease)
 }
@@ -308,7 +312,7 @@ fn note(engine: &'static Engine, destination: &Arc<Destination>, opened: Option<
 
 async fn drive(
     engine: &'static Engine,
-    driver: Driver<Stream>,
+    driver: Driver<Metered<Stream>>,
     destination: Arc<Destination>,
     _open: Open,
 ) {

@@ -34,6 +34,38 @@ pub struct State {
     pub task: Option<AbortHandle>,
     /// How the last connection came to be, or how far it came.
     pub trace: Option<Arc<Trace>>,
+    /// What is known of the last connect or request, also after it has failed.
+    pub attempt: Attempt,
+}
+
+/// Which attempt at a call it is, and on which connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempt {
+    /// How often the connection had been used before; `None` while there is none.
+    pub reused: Option<u32>,
+    /// 2 if the request was sent again.
+    pub number: u32,
+}
+
+impl Default for Attempt {
+    fn default() -> Self {
+        Self::on(None)
+    }
+}
+
+impl Attempt {
+    /// The first one.
+    pub fn on(reused: Option<u32>) -> Self {
+        Self { reused, number: 1 }
+    }
+
+    /// One more.
+    pub fn again(reused: u32) -> Self {
+        Self {
+            reused: Some(reused),
+            number: 2,
+        }
+    }
 }
 
 /// Where the connection of a client is.
@@ -96,10 +128,15 @@ pub enum Until {
 
 impl Shared {
     /// Without a connection, but with what is left of an earlier one.
-    pub fn with_rest(response: Option<Box<Response>>, trace: Option<Arc<Trace>>) -> Self {
+    pub fn with_rest(
+        response: Option<Box<Response>>,
+        trace: Option<Arc<Trace>>,
+        attempt: Attempt,
+    ) -> Self {
         let state = Mutex::new(State {
             response,
             trace,
+            attempt,
             ..State::default()
         });
         Self {

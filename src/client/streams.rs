@@ -11,7 +11,7 @@ use super::connect::within;
 use super::lease::{Lease, Sent};
 use super::link::Link;
 use super::sharing::obtain;
-use super::state::{Phase, Shared};
+use super::state::{Attempt, Phase, Shared};
 use super::trace::Trace;
 use super::transact::{Exchange, Message};
 use super::upload::{self, Upload, upload};
@@ -60,9 +60,12 @@ pub async fn request(
     };
     let mut result = ask(&lease, request, &exchange).await;
     if matches!(&result, Err(failed) if failed.is_harmless) {
-        engine.stats.retries.increment();
+        lease.tally().retries.increment();
         result = match elsewhere(engine, &mut lease, &exchange).await {
-            Ok(()) => ask(&lease, request, &exchange).await,
+            Ok(()) => {
+                shared.lock().attempt = Attempt::again(lease.reused);
+                ask(&lease, request, &exchange).await
+            }
             Err(error) => Err(Failed {
                 error,
                 is_harmless: false,
@@ -71,7 +74,11 @@ pub async fn request(
     }
     match result {
         Ok(answer) => respond(&shared, lease, &exchange, answer, completion).await,
-        Err(failed) => shared.conclude(Phase::Closed, Err(failed.error), completion),
+        Err(failed) => {
+            // Whoever is told of the failure finds nothing of it in flight.
+            drop(lease);
+            shared.conclude(Phase::Closed, Err(failed.error), completion);
+        }
     }
 }
 
@@ -187,6 +194,7 @@ pub async fn send_request(
         Ok(sent) => lease.due.push_back(sent.watched()),
         Err(fault) => {
             let error = lease.explain(&fault, Stage::Send);
+            drop(lease);
             return shared.conclude(Phase::Closed, Err(error), completion);
         }
     }
@@ -221,6 +229,7 @@ pub async fn send(
     let phase = match &outcome {
         Err(error) if *error.cause() == Cause::Timeout => {
             lease.suspect_stalled(timeouts.send);
+            drop(lease);
             Phase::Closed
         }
         // What the server has said instead of reading on is for `receive` to read.
@@ -247,6 +256,9 @@ pub async fn receive(
             let answer = Answer::new(head, sent, None);
             respond(&shared, lease, &exchange, answer, completion).await;
         }
-        Err(error) => shared.conclude(Phase::Closed, Err(error), completion),
+        Err(error) => {
+            drop((lease, sent));
+            shared.conclude(Phase::Closed, Err(error), completion);
+        }
     }
 }
