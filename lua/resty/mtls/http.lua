@@ -8,17 +8,19 @@ local connecting = require("resty.mtls.connect")
 local destinations = require("resty.mtls.destination")
 local diagnosis = require("resty.mtls.diagnose")
 local bad_argument = require("resty.mtls.errors").bad_argument
+local failures = require("resty.mtls.failure")
 local native = require("resty.mtls.native")
 local pipelining = require("resty.mtls.pipeline")
 local proxies = require("resty.mtls.proxy")
 local requests = require("resty.mtls.request")
 local serving = require("resty.mtls.serving")
+local steps = require("resty.mtls.steps")
 local uris = require("resty.mtls.uri")
 
 local find = string.find
-local gsub = string.gsub
 local lower = string.lower
 local pairs = pairs
+local select = select
 local setmetatable = setmetatable
 local tonumber = tonumber
 local tostring = tostring
@@ -57,6 +59,7 @@ local default_types = {
     ssl_trusted_certificate = "string or a list of strings",
     allow_keylog = "boolean",
     dns_cache_time = "number",
+    log_failures = "boolean",
 }
 
 
@@ -98,25 +101,31 @@ function _M:set_timeouts(connect, send, read)
 end
 
 
-local function debug_log(...)
-    if _M.debugging and ngx and ngx.log then
-        ngx.log(ngx.DEBUG, "resty.mtls: ", ...)
-    end
-end
-
-
 local function set_deadline(self, milliseconds)
     self.has_deadline = milliseconds ~= nil
     self.client:set_deadline(milliseconds)
 end
 
 
+-- What the old forms of connect name, as an option table.
+local function as_options(host, port)
+    if type(host) == "table" then
+        return host
+    end
+    return { scheme = "http", host = host, port = type(port) ~= "table" and port or nil }
+end
+
+
 local function connect(self, options, ...)
+    if _M.debugging then
+        steps.connecting(as_options(options, ...))
+    end
     local ok, err, details = connecting.connect(self, options, ...)
-    debug_log("connect to ", tostring(self.host), ":", tostring(self.port), ": ",
-        ok and "connected" or err)
+    if _M.debugging then
+        steps.connected(self, ok, details)
+    end
     if not ok then
-        return nil, err, details
+        return failures.note(self, err, details, as_options(options, ...))
     end
     -- As with cosockets that keep no session: they are resumed without the caller's help.
     if self.ssl then
@@ -140,6 +149,7 @@ function _M:connect(options, ...)
         -- Of a request_uri whose light thread was killed.
         set_deadline(self, nil)
     end
+    failures.begin(self)
     return connect(self, options, ...)
 end
 
@@ -156,6 +166,18 @@ function _M:tcp_only_connect(host, port, options)
 end
 
 
+local function shaken(self, ok, err, details)
+    if not ok then
+        return failures.note(self, err, details,
+            { scheme = "https", host = self.host, port = self.port })
+    end
+    if _M.debugging then
+        steps.shaken(self)
+    end
+    return true
+end
+
+
 --- Runs the TLS handshake after the old form of `connect`.
 ---@param session any ignored: sessions are resumed by themselves
 ---@param server_name? string the host by default
@@ -165,7 +187,9 @@ end
 ---@return string? err
 ---@return resty.mtls.details? details
 function _M:ssl_handshake(session, server_name, verify, send_status_req)
-    return connecting.ssl_handshake(self, session, server_name, verify, send_status_req)
+    failures.begin(self)
+    return shaken(self, connecting.ssl_handshake(self, session, server_name, verify,
+        send_status_req))
 end
 
 
@@ -176,7 +200,8 @@ end
 ---@return string? err
 ---@return resty.mtls.details? details
 function _M:tls_handshake(options)
-    return connecting.tls_handshake(self, options)
+    failures.begin(self)
+    return shaken(self, connecting.tls_handshake(self, options))
 end
 
 
@@ -191,7 +216,13 @@ end
 ---@return string? err
 ---@return resty.mtls.details? details
 function _M:connect_proxy(proxy_uri, scheme, host, port, authorization)
-    return connecting.connect_proxy(self, proxy_uri, scheme, host, port, authorization)
+    failures.begin(self)
+    local ok, err, details = connecting.connect_proxy(self, proxy_uri, scheme, host, port,
+        authorization)
+    if not ok then
+        return failures.note(self, err, details, { scheme = scheme, host = host, port = port })
+    end
+    return true
 end
 
 
@@ -211,11 +242,23 @@ function _M:get_proxy_uri(scheme, host)
 end
 
 
-local function check_params(params)
+local function check_params(self, params)
     if params ~= nil and type(params) ~= "table" then
-        return bad_argument("bad request parameters: expected a table, got " .. type(params))
+        return failures.note(self,
+            select(2, bad_argument("bad request parameters: expected a table, got "
+                .. type(params))))
     end
     return params or {}
+end
+
+
+-- Not of `request_uri`, of whose time it is a part.
+local function request(self, params)
+    local res, err, details = requests.request(self, params)
+    if not res then
+        return failures.note(self, err, details)
+    end
+    return res
 end
 
 
@@ -225,18 +268,12 @@ end
 ---@return string? err
 ---@return resty.mtls.details? details
 function _M:request(params)
-    local checked, err, details = check_params(params)
+    local checked, err, details = check_params(self, params)
     if not checked then
         return nil, err, details
     end
-    local res
-    res, err, details = requests.request(self, checked)
-    local path = gsub(tostring(checked.path or "/"), "%?.*", "?...")
-    debug_log(tostring(checked.method or "GET"), " ", path, ": ", res and res.status or err)
-    if not res then
-        return nil, err, details
-    end
-    return res
+    failures.begin(self)
+    return request(self, checked)
 end
 
 
@@ -246,11 +283,17 @@ end
 ---@return string? err
 ---@return resty.mtls.details? details
 function _M:send_request(params)
-    local checked, err, details = check_params(params)
+    local checked, ok, err, details
+    checked, err, details = check_params(self, params)
     if not checked then
         return nil, err, details
     end
-    return requests.send(self, checked)
+    failures.begin(self)
+    ok, err, details = requests.send(self, checked)
+    if not ok then
+        return failures.note(self, err, details)
+    end
+    return true
 end
 
 
@@ -260,11 +303,16 @@ end
 ---@return string? err
 ---@return resty.mtls.details? details
 function _M:read_response(params)
-    local checked, err, details = check_params(params)
+    local checked, res, err, details
+    checked, err, details = check_params(self, params)
     if not checked then
         return nil, err, details
     end
-    return requests.receive(self, checked)
+    res, err, details = requests.receive(self, checked)
+    if not res then
+        return failures.note(self, err, details)
+    end
+    return res
 end
 
 
@@ -275,11 +323,17 @@ end
 ---@return string? err
 ---@return resty.mtls.details? details
 function _M:request_pipeline(requests_params)
-    local checked, err, details = check_params(requests_params)
+    local checked, responses, err, details
+    checked, err, details = check_params(self, requests_params)
     if not checked then
         return nil, err, details
     end
-    return pipelining.request(self, checked)
+    failures.begin(self)
+    responses, err, details = pipelining.request(self, checked)
+    if not responses then
+        return failures.note(self, err, details)
+    end
+    return responses
 end
 
 
@@ -312,7 +366,7 @@ local function request_and_read(self, given)
         return nil, err, details
     end
     local res
-    res, err, details = self:request(given)
+    res, err, details = request(self, given)
     if not res then
         self:close()
         return nil, err, details
@@ -345,14 +399,14 @@ end
 ---@return string? err
 ---@return resty.mtls.details? details
 function _M:request_uri(uri, params)
-    local checked, err, details = check_params(params)
+    local checked, err, details = check_params(self, params)
     if not checked then
         return nil, err, details
     end
     local parsed
     parsed, err = self:parse_uri(uri, false)
     if not parsed then
-        return bad_argument(err)
+        return failures.note(self, err, select(3, bad_argument(err)), {})
     end
     local given = {}
     for name, value in pairs(checked) do
@@ -365,8 +419,10 @@ function _M:request_uri(uri, params)
 
     local deadline = given.deadline
     if deadline ~= nil and (type(deadline) ~= "number" or deadline ~= deadline or deadline < 1) then
-        return bad_argument("bad 'deadline': a number of milliseconds, at least 1")
+        return failures.note(self,
+            select(2, bad_argument("bad 'deadline': a number of milliseconds, at least 1")))
     end
+    failures.begin(self)
     if deadline or self.has_deadline then
         set_deadline(self, deadline and to_timeout(deadline))
     end
@@ -422,6 +478,9 @@ function _M:set_keepalive(idle_timeout, pool_size)
     end
     local result, err = self.client:keep_alive(to_count(idle_timeout, DEFAULT_KEEPALIVE),
         to_count(pool_size or self.pool_size, DEFAULT_POOL_SIZE))
+    if _M.debugging then
+        steps.released(result)
+    end
     if result == "pooled" then
         return 1
     elseif result == "closed" then
@@ -463,6 +522,9 @@ end
 ---@return string? err
 function _M:close()
     local closed, err = self.client:close(in_master())
+    if _M.debugging then
+        steps.closed(closed)
+    end
     if not closed then
         return nil, err or "closed"
     end
@@ -487,7 +549,12 @@ end
 ---@return string? err
 ---@return resty.mtls.details? details
 function _M:proxy_request(chunk_size)
-    return serving.proxy_request(self, chunk_size)
+    failures.begin(self)
+    local res, err, details = serving.proxy_request(self, chunk_size)
+    if not res then
+        return failures.note(self, err, details)
+    end
+    return res
 end
 
 
@@ -502,8 +569,9 @@ end
 _M.transfer_encoding_is_chunked = serving.transfer_encoding_is_chunked
 
 
---- Logs connects, request heads and statuses at nginx's debug level, without bodies and without
---- header values that look secret.
+--- Logs each step of a request at nginx's debug level: name, connection, proxy, handshake, heads of
+--- request and response, end of the body, and what became of the connection. Neither bodies nor
+--- queries are logged, and only values of headers that are known to be harmless.
 ---@param on boolean
 function _M.debug(on)
     _M.debugging = on == true
@@ -526,6 +594,8 @@ end
 local function apply_default(name, value)
     if name == "dns_cache_time" then
         connecting.set_remember_names(to_count(value, 0))
+    elseif name == "log_failures" then
+        failures.set_logging(value)
     else
         destinations.set_default(name, value)
     end
@@ -535,9 +605,10 @@ end
 --- Sets what applies to every later call of this process that does not say otherwise. Lua VMs that
 --- exist already, such as the stream subsystem's, keep theirs.
 ---@param options {ssl_verify?: boolean, ssl_trusted_certificate?: string|string[],
----allow_keylog?: boolean, dns_cache_time?: integer} `allow_keylog`: write the secrets of TLS
----connections to the file that the environment variable SSLKEYLOGFILE names; `dns_cache_time`:
----milliseconds for which an answer of the system's resolver is used again, 5000 unless set
+---allow_keylog?: boolean, dns_cache_time?: integer, log_failures?: boolean} `allow_keylog`: write
+---the secrets of TLS connections to the file that the environment variable SSLKEYLOGFILE names;
+---`dns_cache_time`: milliseconds for which an answer of the system's resolver is used again, 5000
+---unless set; `log_failures`: a line in the error log, at level warn, for each call that fails
 ---@return true? ok
 ---@return string? err
 ---@return resty.mtls.details? details
@@ -588,10 +659,20 @@ function _M.diagnose(options)
 end
 
 
---- Counters of this process.
----@return table<string, integer>
-function _M.stats()
-    return native.stats()
+--- Counters of this process. docs/operations.md has more.
+---@param options? {destinations?: boolean} `destinations`: each destination by itself as well
+---@return resty.mtls.stats? stats
+---@return string? err
+---@return resty.mtls.details? details
+function _M.stats(options)
+    if options ~= nil and type(options) ~= "table" then
+        return bad_argument("bad options of stats: expected a table, got " .. type(options))
+    end
+    local stats, err, details = native.stats(options ~= nil and options.destinations == true)
+    if not stats then
+        return nil, err, details
+    end
+    return stats
 end
 
 

@@ -1,5 +1,7 @@
 --- Pipelining: several requests are sent before the first response is read (RFC 9112, 9.3.2).
 
+local failures = require("resty.mtls.failure")
+local log = require("resty.mtls.log")
 local requests = require("resty.mtls.request")
 
 local ipairs = ipairs
@@ -62,13 +64,14 @@ local function read(pipeline, upto)
         end
         pipeline.read = index
         local lazy = pipeline[index]
-        local res, err = requests.receive(pipeline.httpc, pipeline.params[index])
+        local res, err, details = requests.receive(pipeline.httpc, pipeline.params[index])
         if res then
             for name, value in pairs(res) do
                 rawset(lazy, name, value)
             end
-        elseif ngx and ngx.log then
-            ngx.log(ngx.ERR, "resty.mtls: cannot read a pipelined response: ", err)
+        else
+            failures.note(pipeline.httpc, err, details)
+            log.write("error", "cannot read a pipelined response: " .. log.escape(tostring(err)))
         end
     end
 end

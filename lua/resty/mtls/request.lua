@@ -2,6 +2,7 @@
 
 local operation = require("resty.mtls.operation")
 local responses = require("resty.mtls.response")
+local steps = require("resty.mtls.steps")
 
 local concat = table.concat
 local find = string.find
@@ -126,11 +127,9 @@ local function respond(self, id)
 end
 
 
--- For `debug(true)`, as resty.http does.
 local function log_head(self, params)
-    if self.debugging and ngx and ngx.log then
-        local head, err = self.client:show(params, self._USER_AGENT, traceparent())
-        ngx.log(ngx.DEBUG, "\n", head or err)
+    if self.debugging then
+        steps.sending(self.client:show(params, self._USER_AGENT, traceparent()))
     end
 end
 

@@ -1,7 +1,9 @@
 --- Responses: status, headers, and a body that is taken as it comes.
 
+local failures = require("resty.mtls.failure")
 local header_tables = require("resty.mtls.headers")
 local operation = require("resty.mtls.operation")
+local steps = require("resty.mtls.steps")
 
 local concat = table.concat
 local next = next
@@ -57,7 +59,7 @@ local function new_body_reader(httpc, res)
             local ok
             ok, err, details = operation.run(client, "await_part", max)
             if not ok then
-                return nil, err, details
+                return failures.note_body(httpc, res, err, details)
             end
             if not is_current(httpc, res) then
                 return stale()
@@ -65,9 +67,12 @@ local function new_body_reader(httpc, res)
             part, err, details, total = client:take_part(max)
         end
         if err then
-            return nil, err, details
+            return failures.note_body(httpc, res, err, details)
         end
         if total then
+            if httpc.debugging then
+                steps.body_complete(nil, total)
+            end
             res.timings.total = total
         end
         return part
@@ -86,7 +91,7 @@ local function read_whole(httpc, res)
         local ok
         ok, err, details = operation.run(client, "await_whole")
         if not ok then
-            return nil, err, details
+            return failures.note_body(httpc, res, err, details)
         end
         if not is_current(httpc, res) then
             return stale()
@@ -94,9 +99,12 @@ local function read_whole(httpc, res)
         body, err, details, total = client:take_whole()
     end
     if err then
-        return nil, err, details
+        return failures.note_body(httpc, res, err, details)
     end
     if total then
+        if httpc.debugging then
+            steps.body_complete(#(body or ""), total)
+        end
         res.timings.total = total
     end
     return body or ""
@@ -139,7 +147,7 @@ local function new_trailer_reader(httpc, res)
         end
         local trailers, err, details = httpc.client:trailers()
         if not trailers then
-            return nil, err, details
+            return failures.note_body(httpc, res, err, details)
         end
         return header_tables.new(trailers)
     end
@@ -196,6 +204,9 @@ function _M.new(httpc, id)
         read_trailers = read_trailers,
     }
     httpc.current_response = res
+    if httpc.debugging then
+        steps.answered(httpc, res)
+    end
     if chunked then
         res.trailer_reader = new_trailer_reader(httpc, res)
     end
