@@ -413,4 +413,15 @@ describe("stats", function()
         assert.same({ "bad_argument", "options" }, { details.code, details.stage })
         assert.is_nil(stats)
     end)
+
+    it("has no field that is not documented, for readers and for editors", function()
+        local page = fs.read(fs.repo .. "/docs/operations.md")
+        local types = fs.read(fs.repo .. "/lua/resty/mtls/types.lua")
+        for name in pairs(http.stats({ destinations = true })) do
+            assert.matches("%-%-%-@field " .. name .. "%?? ", types)
+            if name ~= "destinations" then
+                assert.matches("\n| `" .. name .. "` | ", page, 1, true)
+            end
+        end
+    end)
 end)

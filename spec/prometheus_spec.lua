@@ -1,5 +1,6 @@
 -- The metrics of resty.mtls.prometheus: in nginx-lua-prometheus itself where NGINX_LUA_PROMETHEUS
 -- names its folder, and in a stand-in that fails on whatever it does not know.
+local fs = require("spec.support.fs")
 local nginx = require("spec.support.nginx")
 local ports = require("spec.support.ports")
 local process = require("spec.support.process")
@@ -117,6 +118,10 @@ for _, place in ipairs(places) do
             for name, kind in pairs(types) do
                 assert.equals(name:find("_total$") and "counter" or "gauge", kind)
             end
+            local page = fs.read(fs.repo .. "/docs/operations.md")
+            for name, kind in pairs(types) do
+                assert.matches("\n| `" .. name .. "` | " .. kind .. " | ", page, 1, true)
+            end
             assert.equals("gauge", types.mtls_client_connections_open)
             assert.equals("counter", types.mtls_client_requests_total)
 
@@ -161,13 +166,15 @@ for _, place in ipairs(places) do
                 total = total + 1
                 return seen[0] and seen[1]
             end)
+            -- Between its counters and its gauges, another worker may show them.
             local values
-            process.wait_until("all requests are counted", function()
+            process.wait_until("all requests are counted, and both connections", function()
                 values = parse(run(gateway, SHOW))
                 return values.mtls_client_requests_total == total
+                    and values['mtls_client_connections_open{worker="0"}'] == 1
+                    and values['mtls_client_connections_open{worker="1"}'] == 1
             end)
-            assert.equals(1, values['mtls_client_connections_open{worker="0"}'])
-            assert.equals(1, values['mtls_client_connections_open{worker="1"}'])
+            assert.equals(total, values.mtls_client_requests_total)
         end)
 
         it("may be registered again, which gives the same exporter", function()

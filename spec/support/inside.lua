@@ -3,10 +3,12 @@ local _M = {}
 
 local function write_result(id, outcome, output)
     local path = ngx.config.prefix() .. "result-" .. id
-    local file = assert(io.open(path .. ".new", "wb"))
+    -- Each worker runs the chunk of init_worker, and may do so at the same moment.
+    local new = path .. "." .. ngx.worker.pid() .. ".new"
+    local file = assert(io.open(new, "wb"))
     file:write(outcome, "\n", output)
     file:close()
-    assert(os.rename(path .. ".new", path))
+    assert(os.rename(new, path))
 end
 
 

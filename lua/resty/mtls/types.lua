@@ -106,3 +106,28 @@
 ---@field max_header_size? integer bytes of the response head; 65536 by default
 ---@field max_headers? integer header lines of the response; 100 by default, 1000 at the most
 ---@field max_body_size? integer bytes of the response body; unlimited by default
+
+--- Counters of a process, or of one of its destinations. docs/operations.md has more.
+---@class resty.mtls.figures
+---@field requests integer requests begun
+---@field requests_in_flight integer requests, now, whose response has not come completely
+---@field retries integer requests sent again on another connection
+---@field failures integer calls that failed
+---@field failures_by_code table<string, integer> the same by the code of the error
+---@field connections_opened integer connections established, with their handshake
+---@field connections_open integer connections, now, idle ones included
+---@field connections_idle integer connections, now, that nobody uses
+---@field connections_reused integer times that a connection was taken from the pool
+---@field handshakes_full integer TLS handshakes with certificates
+---@field handshakes_resumed integer TLS handshakes that resumed a session
+---@field handshakes_failed integer TLS handshakes that failed
+---@field handshakes_failed_by_code table<string, integer> the same by the code of the error
+---@field bytes_sent integer bytes of HTTP, before TLS encrypts them
+---@field bytes_received integer bytes of HTTP, as TLS has decrypted them
+
+---@class resty.mtls.stats: resty.mtls.figures
+---@field operations integer operations handed to the background thread
+---@field operations_in_flight integer operations, now, whose end Lua has not seen
+---@field wakes integer bytes written to wake a Lua VM
+---@field destinations? table<string, resty.mtls.figures> by name such as "https://host:443", for
+---the first 100 of them; the sum of all others is called "other"
