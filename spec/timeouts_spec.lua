@@ -186,7 +186,8 @@ describe("the read timeout", function()
             local httpc = connected({ LONG, LONG, SHORT }, { HEAD, peer.send(head), peer.hang() })
             local res = assert(httpc:request({}))
             assert_timeout(soon(res.read_body, res), "read_timeout", "body")
-            assert.is_nil((httpc:set_keepalive()))
+            -- Not into the pool.
+            assert.not_equals(1, (httpc:set_keepalive()))
         end)
 
         it("bounds each read of a body of " .. framing, function()
@@ -326,5 +327,31 @@ describe("in nginx", function()
             try(${port}, "http", { method = "POST", body = ("x"):rep(32 * 1024 * 1024) })
         ]], { phase = "access", vars = { full = full.port, port = server.port, short = SHORT } }))
         full.stop()
+    end)
+end)
+
+
+describe("a connection whose server took too long to answer", function()
+    after_each(function() server:stop() end)
+
+    -- As one of a cosocket, which is open until it is closed.
+    local function assert_closes_once(httpc)
+        assert.same({ nil, "closed" }, { httpc:set_keepalive() })
+        assert.equals(1, httpc:close())
+        assert.same({ nil, "closed" }, { httpc:close() })
+    end
+
+    it("can be closed once, before its response", function()
+        local httpc = connected({ LONG, LONG, SHORT }, { HEAD, peer.hang() })
+        assert_timeout(soon(httpc.request, httpc, {}), "read_timeout", "response")
+        assert_closes_once(httpc)
+    end)
+
+    it("can be closed once, in the middle of its body", function()
+        local head = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"
+        local httpc = connected({ LONG, LONG, SHORT }, { HEAD, peer.send(head), peer.hang() })
+        local res = assert(httpc:request({}))
+        assert_timeout(soon(res.read_body, res), "read_timeout", "body")
+        assert_closes_once(httpc)
     end)
 end)

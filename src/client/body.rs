@@ -189,6 +189,11 @@ impl Body {
         self.end.is_some()
     }
 
+    /// Why the body ended early.
+    pub fn error(&self) -> Option<&Error> {
+        self.end.as_ref()?.as_ref().err()
+    }
+
     /// Whether the whole body has come.
     pub fn is_complete(&self) -> bool {
         matches!(self.end, Some(Ok(())))

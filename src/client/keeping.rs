@@ -74,7 +74,7 @@ impl Client {
     pub fn keep_alive(&mut self, timeout: Option<Duration>, size: usize) -> Released {
         let mut state = self.shared.lock();
         let unread = matches!(&state.response, Some(response) if !response.body.is_complete());
-        if matches!(state.phase, Phase::Closed) {
+        if matches!(state.phase, Phase::Closed | Phase::GivenUp) {
             return Released::None;
         }
         if unread || matches!(state.phase, Phase::Busy(_)) {
@@ -140,7 +140,7 @@ impl Client {
         match &self.shared.lock().phase {
             Phase::Idle(link) => Some(link.reused()),
             Phase::Busy(reused) => *reused,
-            Phase::Closed => None,
+            Phase::Closed | Phase::GivenUp => None,
         }
     }
 
@@ -182,7 +182,7 @@ impl Client {
                 link.close();
                 true
             }
-            Phase::Busy(_) => true,
+            Phase::Busy(_) | Phase::GivenUp => true,
             Phase::Closed => false,
         }
     }
@@ -202,8 +202,8 @@ impl Client {
                 state.response = None;
                 Ok(link)
             }
-            Phase::Closed => {
-                state.phase = Phase::Closed;
+            none @ (Phase::Closed | Phase::GivenUp) => {
+                state.phase = none;
                 Err(Error::not_connected())
             }
             busy @ Phase::Busy(_) => {
@@ -220,7 +220,7 @@ impl Client {
     pub(super) fn begin(&self, task: impl Future<Output = ()> + Send + 'static) {
         // Locked before the task can run, so that its end does not come before its handle.
         let mut state = self.shared.lock();
-        if matches!(state.phase, Phase::Closed) {
+        if matches!(state.phase, Phase::Closed | Phase::GivenUp) {
             state.phase = Phase::Busy(None);
         }
         state.outcome = None;

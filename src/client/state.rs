@@ -74,6 +74,9 @@ pub enum Phase {
     /// There is none.
     #[default]
     Closed,
+    /// There is none, since the server took too long to answer. Like a cosocket in that case, it can
+    /// still be closed.
+    GivenUp,
     /// Here, for the next operation.
     Idle(Link),
     /// With the task of an operation. How often it came out of the pool, once that is known.
@@ -153,6 +156,10 @@ impl Shared {
     /// Ends an operation whose task has given up or kept the connection.
     pub fn conclude(&self, phase: Phase, outcome: Result<(), Error>, completion: Completion) {
         let mut state = self.lock();
+        let phase = match (&outcome, phase) {
+            (Err(error), Phase::Closed) if error.is_read_timeout() => Phase::GivenUp,
+            (_, phase) => phase,
+        };
         if let Phase::Idle(link) = &phase {
             state.trace = Some(link.trace().clone());
         }
@@ -198,6 +205,9 @@ impl State {
         }
         self.phase = match &self.response {
             Some(response) if response.body.is_complete() => Phase::Idle(source.into_link()),
+            Some(response) if response.body.error().is_some_and(Error::is_read_timeout) => {
+                Phase::GivenUp
+            }
             _ => Phase::Closed,
         };
         None

@@ -228,6 +228,11 @@ impl Error {
         self.cause.code(self.stage)
     }
 
+    /// Whether the server took too long to answer.
+    pub fn is_read_timeout(&self) -> bool {
+        self.cause == Cause::Timeout && matches!(self.stage, Stage::Response | Stage::Body)
+    }
+
     /// The stage, as Lua sees it.
     pub fn stage(&self) -> &'static str {
         match self.stage {
