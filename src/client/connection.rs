@@ -248,10 +248,18 @@ impl Connection {
         if self.buffer.capacity() > KEPT_SIZE {
             self.buffer = Vec::new();
         }
+        self.transport().forget_waker();
         if self.reused == 0
             && let Stream::Tls(_, session) = &self.stream
         {
             session.settle();
+        }
+    }
+
+    fn transport(&self) -> &Transport {
+        match &self.stream {
+            Stream::Plain(transport) => transport,
+            Stream::Tls(stream, _) => stream.get_ref().0,
         }
     }
 

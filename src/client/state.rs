@@ -30,7 +30,8 @@ pub struct State {
     pub outcome: Option<Result<(), Error>>,
     /// The response that is being read or taken.
     pub response: Option<Box<Response>>,
-    /// The task that has the connection.
+    /// The task that has the connection. Kept no longer than that: it holds the memory of the task,
+    /// and a client that Lua has not collected yet may be one of many.
     pub task: Option<AbortHandle>,
     /// How the last connection came to be, or how far it came.
     pub trace: Option<Arc<Trace>>,
@@ -165,6 +166,7 @@ impl Shared {
         }
         state.phase = phase;
         state.outcome = Some(outcome);
+        state.task = None;
         drop(state);
         drop(completion);
     }
@@ -203,6 +205,7 @@ impl State {
         if !finished {
             return Some(source);
         }
+        self.task = None;
         self.phase = match &self.response {
             Some(response) if response.body.is_complete() => Phase::Idle(source.into_link()),
             Some(response) if response.body.error().is_some_and(Error::is_read_timeout) => {

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -113,6 +113,17 @@ impl Transport {
             // Encrypting twice is nothing for the event loop; the runtime does it.
             Self::Proxy(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
+    }
+
+    /// Lets go of the task that was the last to wait for data: the runtime would keep the memory of
+    /// one that is long done, until another waits in its place.
+    pub fn forget_waker(&self) {
+        let mut nobody = Context::from_waker(Waker::noop());
+        let _ = match self {
+            Self::Tcp(stream) => stream.poll_read_ready(&mut nobody),
+            Self::Unix(stream) => stream.poll_read_ready(&mut nobody),
+            Self::Proxy(stream) => return stream.get_ref().0.forget_waker(),
+        };
     }
 
     /// Whether nothing can be read: no data, no end, no error. Looks at the socket itself.

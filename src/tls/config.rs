@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, SignatureScheme, SupportedProtocolVersion};
 
@@ -91,6 +92,8 @@ pub struct Loaded {
     config: Arc<ClientConfig>,
     /// The same for each server, with the tickets that it gave.
     servers: Arc<Mutex<HashMap<Endpoint, Tickets>>>,
+    /// The certificates that each server sent last.
+    chains: Arc<Mutex<HashMap<Endpoint, Chain>>>,
     /// The identity that it offers.
     pub identity: Option<Arc<Identity>>,
     /// Whom it trusts; `None` if the server's certificate is not judged.
@@ -107,6 +110,9 @@ pub struct Loaded {
 /// A configuration, and since when it collects tickets.
 #[derive(Debug)]
 struct Tickets(Arc<ClientConfig>, Instant);
+
+/// The certificates of a server, as it sent them.
+pub type Chain = Arc<[CertificateDer<'static>]>;
 
 /// A resumed session brings new tickets and no certificate: without an end to it, a server whose
 /// certificate has expired would stay trusted for as long as it is talked to.
@@ -159,6 +165,7 @@ pub fn load(options: &ProfileOptions, log: &Log) -> Result<Loaded> {
     Ok(Loaded {
         config: Arc::new(config),
         servers: Arc::default(),
+        chains: Arc::default(),
         identity,
         trust,
         protocols: options.protocols,
@@ -222,6 +229,23 @@ impl Loaded {
         let config = Arc::new(config);
         servers.insert(server.clone(), Tickets(config.clone(), Instant::now()));
         config
+    }
+
+    /// The certificates of a server for whoever keeps them: thousands of connections to it have them
+    /// once.
+    pub fn share_chain(&self, server: &Endpoint, chain: Vec<CertificateDer<'static>>) -> Chain {
+        let mut chains = self.chains.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = chains.get(server)
+            && **known == *chain
+        {
+            return known.clone();
+        }
+        if chains.len() >= MAX_SERVERS {
+            chains.clear();
+        }
+        let chain = Chain::from(chain);
+        chains.insert(server.clone(), chain.clone());
+        chain
     }
 
     /// What was put right in the identity.

@@ -11,7 +11,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::certificate::{Certificate, DistinguishedName};
-use super::config::Loaded;
+use super::config::{Chain, Loaded};
 use super::explain;
 use super::identity::Identity;
 use super::observe::{ClientAuth, Observation};
@@ -34,7 +34,7 @@ struct Established {
     cipher: Option<&'static str>,
     alpn: Option<String>,
     resumed: bool,
-    chain: Vec<CertificateDer<'static>>,
+    chain: Chain,
 }
 
 impl Session {
@@ -65,7 +65,7 @@ impl Session {
         let connecting = connector.connect(server_name, io);
         let connected = self.observation.watch(connecting).await;
         let stream = connected.map_err(|error| explain::handshake(&error, self))?;
-        self.note_established(stream.get_ref().1);
+        self.note_established(server, stream.get_ref().1);
         // The server asked and rustls had to answer with an empty certificate. Going on would be a
         // request without the identity that the caller asked for.
         if self.observation.request() == Some(ClientAuth::NoCommonScheme) {
@@ -74,7 +74,7 @@ impl Session {
         Ok(stream)
     }
 
-    fn note_established(&self, connection: &rustls::ClientConnection) {
+    fn note_established(&self, server: &Endpoint, connection: &rustls::ClientConnection) {
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let chain = match self.observation.take_chain() {
             // No certificates are exchanged then; rustls remembers those of the first handshake.
@@ -92,7 +92,7 @@ impl Session {
             cipher: suite.and_then(|suite| suite.suite().as_str()),
             alpn: alpn.map(|name| String::from_utf8_lossy(name).into_owned()),
             resumed,
-            chain,
+            chain: self.loaded.share_chain(server, chain),
         });
     }
 
