@@ -14,6 +14,7 @@ pub mod http1;
 pub mod http2;
 pub mod log;
 pub mod mailbox;
+pub mod memory;
 pub mod net;
 pub mod pool;
 pub mod runtime;

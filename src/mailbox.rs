@@ -85,6 +85,7 @@ impl Mailbox {
         drop(state);
         self.engine.stats.operations.increment();
         self.engine.stats.operations_in_flight.increment();
+        self.engine.crowd.note(&self.engine.stats);
         Completion {
             mailbox: self.clone(),
             id,
@@ -147,6 +148,11 @@ impl Mailbox {
         }
         self.engine.spawn(watch(self.clone(), id));
         id
+    }
+
+    /// Whether somebody reads a wake socket.
+    pub fn is_heard(&self) -> bool {
+        !self.lock().wakers.is_empty()
     }
 
     /// Closes our end of a wake socket.

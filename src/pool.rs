@@ -3,7 +3,7 @@
 //! The pool knows neither sockets nor Lua: a key that is hashed and compared, and a connection that
 //! can say whether it is still good.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,7 +33,8 @@ pub struct Pool<K, C>(Mutex<State<K, C>>);
 
 #[derive(Debug)]
 struct State<K, C> {
-    idle: HashMap<K, Vec<Pooled<C>>>,
+    /// Those that were put back last are at the end.
+    idle: HashMap<K, VecDeque<Pooled<C>>>,
     /// Whether somebody has been told to sweep.
     swept: bool,
 }
@@ -53,30 +54,57 @@ impl<K, C> Default for Pool<K, C> {
     }
 }
 
+/// What putting a connection in came to.
+#[derive(Debug)]
+pub struct Put<C> {
+    /// The caller has to see to it that the pool is swept from now on.
+    pub needs_sweeper: bool,
+    /// Those that have been idle for longest, of more than there may be.
+    pub evicted: Vec<C>,
+}
+
+/// What a sweep came to.
+#[derive(Debug)]
+pub struct Swept<C> {
+    /// What has expired or died. Closing them takes longer than finding them.
+    pub dropped: Vec<C>,
+    /// Whether something is left, so that sweeping goes on.
+    pub goes_on: bool,
+}
+
+/// Dead connections that are looked at for one that is alive. If a server that had thousands of them
+/// is gone, they are for the sweeper, and not for whoever needs one.
+const MAX_DEAD: usize = 32;
+
 impl<K: Hash + Eq + Clone, C: Idle> Pool<K, C> {
     /// The usable connection that was put back last. Those found dead on the way are dropped.
     pub fn take(&self, key: &K) -> Option<C> {
+        let mut dead = Vec::new();
         let mut state = self.lock();
         let connections = state.idle.get_mut(key)?;
         let now = Instant::now();
         let mut found = None;
-        while let Some(mut pooled) = connections.pop() {
+        while dead.len() < MAX_DEAD
+            && let Some(mut pooled) = connections.pop_back()
+        {
             let fresh = pooled.expires.is_none_or(|expires| expires > now);
             if fresh && pooled.connection.is_usable() {
                 found = Some(pooled.connection);
                 break;
             }
+            dead.push(pooled.connection);
         }
         if connections.is_empty() {
             state.idle.remove(key);
         }
+        drop(state);
+        drop(dead);
         found
     }
 
-    /// Puts a connection in for `timeout` (for ever if `None`), and drops those that have been idle
-    /// for longest beyond `size`. True if the caller
-    /// has to see to it that the pool is swept from now on.
-    pub fn put(&self, key: &K, connection: C, timeout: Option<Duration>, size: usize) -> bool {
+    /// Puts a connection in for `timeout` (for ever if `None`), in the place of those that have been
+    /// idle for longest beyond `size`.
+    pub fn put(&self, key: &K, connection: C, timeout: Option<Duration>, size: usize) -> Put<C> {
         let mut state = self.lock();
         // Time-outs of centuries would overflow the clock; they mean "for ever" as well.
         let expires = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -84,33 +112,43 @@ impl<K: Hash + Eq + Clone, C: Idle> Pool<K, C> {
             Some(connections) => connections,
             None => state.idle.entry(key.clone()).or_default(),
         };
-        connections.push(Pooled {
+        connections.push_back(Pooled {
             connection,
             expires,
         });
         let over = connections.len().saturating_sub(size.max(1));
-        let evicted: Vec<_> = connections.drain(..over).collect();
-        let needs_sweeper = !std::mem::replace(&mut state.swept, true);
-        drop(state);
-        drop(evicted);
-        needs_sweeper
+        let evicted = connections.drain(..over);
+        Put {
+            evicted: evicted.map(|pooled| pooled.connection).collect(),
+            needs_sweeper: !std::mem::replace(&mut state.swept, true),
+        }
     }
 
-    /// Drops what has expired or died. False when nothing is left and sweeping can end.
-    pub fn sweep(&self) -> bool {
+    /// Takes out what has expired or died.
+    pub fn sweep(&self) -> Swept<C> {
         let mut dropped = Vec::new();
         let mut state = self.lock();
         let now = Instant::now();
         state.idle.retain(|_, connections| {
-            let stays = |pooled: &mut Pooled<C>| {
-                pooled.expires.is_none_or(|expires| expires > now)
-                    && pooled.connection.seems_usable()
-            };
-            dropped.extend(connections.extract_if(.., |pooled| !stays(pooled)));
+            // Once around: what stays is in the order in which it was.
+            for _ in 0..connections.len() {
+                let Some(mut pooled) = connections.pop_front() else {
+                    break;
+                };
+                let fresh = pooled.expires.is_none_or(|expires| expires > now);
+                match fresh && pooled.connection.seems_usable() {
+                    true => connections.push_back(pooled),
+                    false => dropped.push(pooled.connection),
+                }
+            }
+            connections.shrink_to(connections.len() * 4);
             !connections.is_empty()
         });
         state.swept = !state.idle.is_empty();
-        state.swept
+        Swept {
+            dropped,
+            goes_on: state.swept,
+        }
     }
 
     /// Tells how many idle connections each key has.
@@ -122,7 +160,7 @@ impl<K: Hash + Eq + Clone, C: Idle> Pool<K, C> {
 
     /// Number of idle connections.
     pub fn len(&self) -> usize {
-        self.lock().idle.values().map(Vec::len).sum()
+        self.lock().idle.values().map(VecDeque::len).sum()
     }
 
     /// Whether there is no idle connection.
@@ -171,7 +209,8 @@ mod tests {
     fn keeps_no_more_than_its_size_and_drops_the_oldest() {
         let pool = Pool::default();
         for number in 1..=3 {
-            pool.put(&"a", Connection(number, true), LONG, 2);
+            let put = pool.put(&"a", Connection(number, true), LONG, 2);
+            assert_eq!(put.evicted.len(), usize::from(number == 3));
         }
         assert_eq!(pool.len(), 2);
         assert_eq!(pool.take(&"a"), Some(Connection(3, true)));
@@ -191,11 +230,38 @@ mod tests {
     #[test]
     fn sweeping_drops_the_dead_and_tells_when_it_is_empty() {
         let pool = Pool::default();
-        assert!(pool.put(&"a", Connection(1, false), LONG, 9));
-        assert!(!pool.put(&"b", Connection(2, true), LONG, 9));
-        assert!(pool.sweep());
+        assert!(pool.put(&"a", Connection(1, false), LONG, 9).needs_sweeper);
+        assert!(!pool.put(&"b", Connection(2, true), LONG, 9).needs_sweeper);
+        let swept = pool.sweep();
+        assert!(swept.goes_on);
+        assert_eq!(swept.dropped, [Connection(1, false)]);
         assert_eq!(pool.len(), 1);
         pool.take(&"b");
-        assert!(!pool.sweep());
+        assert!(!pool.sweep().goes_on);
+    }
+
+    #[test]
+    fn sweeping_keeps_the_order() {
+        let pool = Pool::default();
+        for number in 1..=5 {
+            pool.put(&"a", Connection(number, number != 3), LONG, 9);
+        }
+        assert_eq!(pool.sweep().dropped, [Connection(3, false)]);
+        for number in [5, 4, 2, 1] {
+            assert_eq!(pool.take(&"a"), Some(Connection(number, true)));
+        }
+    }
+
+    #[test]
+    fn who_needs_one_does_not_go_through_thousands_that_are_dead() {
+        let pool = Pool::default();
+        pool.put(&"a", Connection(0, true), LONG, 10_000);
+        for number in 1..=9_999 {
+            pool.put(&"a", Connection(number, false), LONG, 10_000);
+        }
+        assert_eq!(pool.take(&"a"), None);
+        assert_eq!(pool.len(), 10_000 - MAX_DEAD);
+        assert_eq!(pool.sweep().dropped.len(), 9_999 - MAX_DEAD);
+        assert_eq!(pool.take(&"a"), Some(Connection(0, true)));
     }
 }

@@ -18,6 +18,7 @@ use tokio::task::AbortHandle;
 use crate::client::{ConnectionPool, Destination, Gates, Sharing};
 use crate::error::{Error, Result};
 use crate::log::Log;
+use crate::memory::Crowd;
 use crate::net::Resolver;
 use crate::stats::{Snapshot, Stats, Tallies};
 use crate::tls::ProfileCache;
@@ -42,6 +43,8 @@ pub struct Engine {
     pub stats: Stats,
     /// Counters of what has one.
     pub tallies: Tallies,
+    /// When to give memory back.
+    pub crowd: Crowd,
     /// Whether the warning about unverified servers has been given.
     pub warned_unverified: AtomicBool,
 }
@@ -125,6 +128,7 @@ impl Engine {
             log,
             stats: Stats::default(),
             tallies: Tallies::default(),
+            crowd: Crowd::default(),
             warned_unverified: AtomicBool::new(false),
         }));
         let serve = move || {

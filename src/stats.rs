@@ -33,7 +33,8 @@ impl Counter {
         self.0.fetch_sub(count, Ordering::Relaxed);
     }
 
-    fn get(&self) -> u64 {
+    /// The count.
+    pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }

@@ -109,12 +109,15 @@ impl Client {
         connection.settle();
         let destination = connection.destination().clone();
         let permit = connection.permit.take();
-        if self
+        let put = self
             .engine
             .pool
-            .put(&destination, connection, timeout, size)
-        {
+            .put(&destination, connection, timeout, size);
+        if put.needs_sweeper {
             self.engine.spawn(sweep(self.engine));
+        }
+        if put.evicted.len() > AT_ONCE {
+            self.engine.spawn(discard(put.evicted));
         }
         // Whoever waits for a place finds the connection in the pool.
         drop(permit);
@@ -234,14 +237,29 @@ impl Drop for Client {
     }
 }
 
+/// Connections that are closed at a time. Each takes the kernel a while, in which nothing else is
+/// done.
+const AT_ONCE: usize = 32;
+
 /// Looks after idle connections while there are any: drops what expired or what the server closed.
 async fn sweep(engine: &'static Engine) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         engine.look_at_files();
-        if !engine.pool.sweep() {
+        let swept = engine.pool.sweep();
+        discard(swept.dropped).await;
+        engine.crowd.look(&engine.stats);
+        if !swept.goes_on {
             return;
         }
+    }
+}
+
+/// Closes connections, and lets others have their turn in between.
+async fn discard(mut connections: Vec<Box<Connection>>) {
+    while !connections.is_empty() {
+        connections.truncate(connections.len().saturating_sub(AT_ONCE));
+        tokio::task::yield_now().await;
     }
 }
 

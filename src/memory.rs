@@ -1,0 +1,130 @@
+//! Gives memory back to the system when a crowd has gone.
+//!
+//! glibc keeps what is freed, but for what is at the end of its heap, and there something is always
+//! left: a worker that once had thousands of connections would stay as large as it was then.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::stats::Stats;
+
+/// How many connections and operations there were at a time.
+#[derive(Debug, Default)]
+pub struct Crowd {
+    /// The most since memory was given back.
+    peak: AtomicU64,
+    given_back: Mutex<Option<Instant>>,
+    /// Whether somebody waits to give memory back.
+    waits: AtomicBool,
+}
+
+/// Fewer leave too little behind.
+const MANY: u64 = 512;
+
+/// Looking for memory takes milliseconds, in which others who want some may have to wait.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+impl Crowd {
+    /// Notes how many there are, when one has come.
+    pub fn note(&self, stats: &Stats) {
+        let count = count(stats);
+        if count > self.peak.load(Ordering::Relaxed) {
+            self.peak.store(count, Ordering::Relaxed);
+        }
+    }
+
+    /// Has memory given back by a helper thread, if most of them have gone; later, if that was done a
+    /// moment ago. For whoever comes by each second.
+    pub fn look(&'static self, stats: &'static Stats) {
+        if !self.has_gone(count(stats)) || self.waits.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        tokio::spawn(async move {
+            tokio::time::sleep(self.time_left(Instant::now())).await;
+            self.waits.store(false, Ordering::Relaxed);
+            let count = count(stats);
+            if self.has_gone(count) {
+                *self.lock() = Some(Instant::now());
+                self.peak.store(count, Ordering::Relaxed);
+                let _ = tokio::task::spawn_blocking(give_back).await;
+            }
+        });
+    }
+
+    fn has_gone(&self, count: u64) -> bool {
+        let peak = self.peak.load(Ordering::Relaxed);
+        peak >= MANY && count <= peak / 4
+    }
+
+    fn time_left(&self, now: Instant) -> Duration {
+        match *self.lock() {
+            Some(at) => (at + INTERVAL).saturating_duration_since(now),
+            None => Duration::ZERO,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.given_back
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn count(stats: &Stats) -> u64 {
+    stats.operations_in_flight.get() + stats.connections_open.get()
+}
+
+fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes glibc's own locks, and touches only what nobody has allocated.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(stats: &Stats, crowd: &Crowd, count: u64) {
+        for _ in 0..count {
+            stats.connections_open.increment();
+            crowd.note(stats);
+        }
+    }
+
+    fn closed(stats: &Stats, count: u64) {
+        for _ in 0..count {
+            stats.connections_open.decrement();
+        }
+    }
+
+    #[test]
+    fn a_crowd_has_gone_when_three_of_four_have() {
+        let (stats, crowd) = (Stats::default(), Crowd::default());
+        opened(&stats, &crowd, 1000);
+        assert!(!crowd.has_gone(count(&stats)));
+        closed(&stats, 749);
+        assert!(!crowd.has_gone(count(&stats)));
+        closed(&stats, 1);
+        assert!(crowd.has_gone(count(&stats)));
+    }
+
+    #[test]
+    fn a_few_are_no_crowd() {
+        let (stats, crowd) = (Stats::default(), Crowd::default());
+        opened(&stats, &crowd, MANY - 1);
+        closed(&stats, MANY - 1);
+        assert!(!crowd.has_gone(count(&stats)));
+    }
+
+    #[test]
+    fn memory_is_given_back_now_and_then() {
+        let (crowd, now) = (Crowd::default(), Instant::now());
+        assert_eq!(crowd.time_left(now), Duration::ZERO);
+        *crowd.lock() = Some(now);
+        assert_eq!(crowd.time_left(now + INTERVAL / 4), INTERVAL / 4 * 3);
+        assert_eq!(crowd.time_left(now + INTERVAL * 2), Duration::ZERO);
+    }
+}
