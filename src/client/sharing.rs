@@ -2,7 +2,8 @@
 //!
 //! As in the pool, the key is the destination: what is authenticated differently is never the same.
 //! Whoever needs a connection when there is none with a free place opens one, and all others wait for
-//! it: a hundred light threads at once make one connection.
+//! it, as many as it is going to have places: a hundred light threads at once make one connection, and
+//! a thousand make some of them at the same time.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -37,10 +38,21 @@ struct State {
 #[derive(Debug, Default)]
 struct Entry {
     lines: Vec<Arc<Line>>,
-    /// Told how it ended by whoever opens a connection now.
-    opening: Option<watch::Receiver<Option<Ended>>>,
+    /// The connection that was begun to be opened last.
+    opening: Option<Opening>,
+    /// The places of the one that was opened last.
+    places: Option<usize>,
     /// The server has chosen HTTP/1.1: nobody need wait for what cannot be shared.
     is_http1: bool,
+}
+
+/// A connection that is being opened.
+#[derive(Debug)]
+struct Opening {
+    /// Told how it ended by whoever opens it.
+    ended: watch::Receiver<Option<Ended>>,
+    /// How many more may wait for it. As many as come while nobody knows what the server allows.
+    room: Option<usize>,
 }
 
 /// A shared connection and how it came to be.
@@ -133,16 +145,18 @@ impl Sharing {
         if let Some((line, before)) = entry.take_place() {
             return Turn::Take(line, before);
         }
-        match &entry.opening {
-            _ if entry.is_http1 => Turn::Open(None),
-            Some(opening) if is_going_on(opening) => Turn::Wait(opening.clone()),
-            // There is none, or it was cancelled.
-            _ => {
-                let (sender, receiver) = watch::channel(None);
-                entry.opening = Some(receiver);
-                Turn::Open(Some(sender))
-            }
+        if entry.is_http1 {
+            return Turn::Open(None);
         }
+        if let Some(ended) = entry.opening.as_mut().and_then(Opening::wait_for) {
+            return Turn::Wait(ended);
+        }
+        // There is none, or it was cancelled, or enough wait for it.
+        let (sender, ended) = watch::channel(None);
+        // One is for whoever opens it.
+        let room = entry.places.map(|places| places.saturating_sub(1));
+        entry.opening = Some(Opening { ended, room });
+        Turn::Open(Some(sender))
     }
 
     /// Notes what opening a connection came to. True if the caller has to see to it that connections
@@ -151,15 +165,17 @@ impl Sharing {
         let mut state = self.lock();
         let entry = state.entries.entry(destination.clone()).or_default();
         entry.is_http1 = opened.is_none();
+        entry.places = opened.map(|line| line.http2.limit());
         entry.lines.extend(opened.cloned());
         !std::mem::replace(&mut state.swept, true)
     }
 
-    fn end_opening(&self, destination: &Arc<Destination>) {
+    fn end_opening(&self, destination: &Arc<Destination>, ended: &watch::Sender<Option<Ended>>) {
         let mut state = self.lock();
         if let Some(entry) = state.entries.get_mut(destination) {
-            entry.opening = None;
-            if entry.lines.is_empty() && !entry.is_http1 {
+            let is_it = |opening: &mut Opening| ended.subscribe().same_channel(&opening.ended);
+            entry.opening.take_if(is_it);
+            if entry.opening.is_none() && entry.lines.is_empty() && !entry.is_http1 {
                 state.entries.remove(destination);
             }
         }
@@ -182,22 +198,31 @@ impl Sharing {
     }
 }
 
-/// Unless whoever opens the connection has been cancelled.
-fn is_going_on(opening: &watch::Receiver<Option<Ended>>) -> bool {
-    opening.has_changed().is_ok()
+impl Opening {
+    /// Unless whoever opens the connection has been cancelled.
+    fn is_going_on(&self) -> bool {
+        self.ended.has_changed().is_ok()
+    }
+
+    /// For one more who waits, if there is going to be a place.
+    fn wait_for(&mut self) -> Option<watch::Receiver<Option<Ended>>> {
+        if !self.is_going_on() || self.room == Some(0) {
+            return None;
+        }
+        self.room = self.room.map(|room| room - 1);
+        Some(self.ended.clone())
+    }
 }
 
 impl Entry {
     fn is_used(&self) -> bool {
-        !self.lines.is_empty() || self.opening.as_ref().is_some_and(is_going_on)
+        !self.lines.is_empty() || self.opening.as_ref().is_some_and(Opening::is_going_on)
     }
 
     /// The first with a free place, so that the last ones become idle when there is less to do.
     fn take_place(&mut self) -> Option<(Arc<Line>, u32)> {
-        let usable = self.lines.iter().filter(|line| !line.is_outdated());
-        usable
-            .filter(|line| !line.http2.has_expired())
-            .find_map(|line| Some((line.clone(), line.http2.take_place()?)))
+        let mut usable = self.lines.iter().filter(|line| !line.is_outdated());
+        usable.find_map(|line| Some((line.clone(), line.http2.take_place()?)))
     }
 }
 
@@ -227,7 +252,7 @@ pub async fn obtain(
             Turn::Open(None) => return open(engine, route, timeouts, trace).await,
             Turn::Open(Some(ended)) => {
                 let opened = open(engine, route, timeouts, trace).await;
-                engine.sharing.end_opening(&destination);
+                engine.sharing.end_opening(&destination, &ended);
                 if let Ok(Link::Own(_)) = opened {
                     note(engine, &destination, None);
                 }
@@ -327,7 +352,9 @@ async fn sweep(engine: &'static Engine) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         engine.look_at_files();
-        if !engine.sharing.sweep() {
+        let goes_on = engine.sharing.sweep();
+        engine.crowd.look(&engine.stats);
+        if !goes_on {
             return;
         }
     }

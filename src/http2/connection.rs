@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -40,6 +41,9 @@ const FRAME_BUDGET: usize = STREAM_WINDOW as usize * 256;
 #[derive(Debug)]
 pub struct Connection {
     state: Mutex<State>,
+    /// Whether there may be a free place, for a look without the lock: somebody who needs one may
+    /// pass by a lot of connections.
+    has_room: AtomicBool,
     health: Arc<Health>,
     /// Tells the driver that there is something to watch for.
     nudge: Notify,
@@ -119,6 +123,7 @@ where
         h2,
         connection: Arc::new(Connection {
             state: Mutex::new(state),
+            has_room: AtomicBool::new(true),
             health,
             nudge: Notify::new(),
         }),
@@ -150,13 +155,23 @@ where
 impl Connection {
     /// Takes a place on it, if there is one: how often one was taken before.
     pub fn take_place(&self) -> Option<u32> {
+        if !self.has_room.load(Ordering::Relaxed) {
+            return None;
+        }
         let mut state = self.lock();
-        if !state.is_open() || state.suspected || state.taken >= state.limit {
+        if !state.has_room() || state.has_expired() {
             return None;
         }
         state.taken += 1;
         state.lent += 1;
-        Some(state.lent - 1)
+        let before = state.lent - 1;
+        self.note_room(&state);
+        Some(before)
+    }
+
+    /// To be called when something of it has changed.
+    fn note_room(&self, state: &State) {
+        self.has_room.store(state.has_room(), Ordering::Relaxed);
     }
 
     /// Gives a place back.
@@ -164,6 +179,7 @@ impl Connection {
         let mut state = self.lock();
         state.taken -= 1;
         state.idle_since = Instant::now();
+        self.note_room(&state);
     }
 
     /// Sets for how long it may be idle from now on.
@@ -179,9 +195,12 @@ impl Connection {
 
     /// Whether it has been idle for too long.
     pub fn has_expired(&self) -> bool {
-        let state = self.lock();
-        let expired = |time| state.idle_since.elapsed() >= time;
-        state.taken == 0 && state.idle_for.is_some_and(expired)
+        self.lock().has_expired()
+    }
+
+    /// The server's MAX_CONCURRENT_STREAMS.
+    pub fn limit(&self) -> usize {
+        self.lock().limit
     }
 
     /// Whether it can carry another stream at all.
@@ -294,6 +313,15 @@ impl State {
     fn is_open(&self) -> bool {
         self.sender.is_some()
     }
+
+    fn has_room(&self) -> bool {
+        self.is_open() && !self.suspected && self.taken < self.limit
+    }
+
+    fn has_expired(&self) -> bool {
+        let expired = |time| self.idle_since.elapsed() >= time;
+        self.taken == 0 && self.idle_for.is_some_and(expired)
+    }
 }
 
 /// What makes a connection go on. Dropping it ends the connection.
@@ -386,11 +414,14 @@ where
             && let Poll::Ready(answer) = pings.poll_pong(cx)
         {
             self.asked = None;
-            self.connection.lock().suspected = answer.is_err();
+            let mut state = self.connection.lock();
+            state.suspected = answer.is_err();
+            self.connection.note_room(&state);
         }
         let limit = self.h2.max_concurrent_send_streams();
         let mut state = self.connection.lock();
         state.limit = limit;
+        self.connection.note_room(&state);
         // h2 refuses new streams once there was a GOAWAY, or the stream ids are used up.
         let refuses = |sender: &mut SendRequest<_>| match sender.poll_ready(cx) {
             Poll::Ready(ready) => ready.is_err(),
