@@ -104,6 +104,10 @@ impl UserData for MailboxHandle {
             this.listeners.remove(&number);
             Ok(())
         });
+        // is_heard() -> whether somebody reads a wake socket
+        methods.add_method_mut("is_heard", |_, this, ()| {
+            Ok(guarded(|| Ok(this.current()?.is_heard())))
+        });
         // remove(waker)
         methods.add_method_mut("remove", |_, this, waker: WakerId| {
             Ok(guarded(|| {

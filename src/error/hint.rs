@@ -7,6 +7,13 @@ use crate::http1::RequestError;
 
 impl Cause {
     pub(super) fn hint(&self, stage: Stage) -> Option<Cow<'static, str>> {
+        if self.is_exhaustion() {
+            return Some(
+                "no file descriptor is left: raise worker_rlimit_nofile (ulimit -n), or keep fewer \
+                 connections"
+                    .into(),
+            );
+        }
         Some(match self {
             Self::BadArgument(_) => "correct the option that the message names".into(),
             Self::BadRequest(RequestError::Path | RequestError::Query) => {
@@ -67,9 +74,7 @@ impl Cause {
                     .into()
             }
             Self::ConnectFailed { .. } => {
-                "check the route to the server and firewalls, the path of a unix socket, and the \
-                 limit of open files"
-                    .into()
+                "check the route to the server and firewalls, or the path of a unix socket".into()
             }
             Self::ProxyRefused { status: 407 } => "the proxy wants credentials: set \
                  https_proxy_authorization in the proxy options"

@@ -6,6 +6,7 @@ mod hint;
 mod text;
 
 use std::borrow::Cow;
+use std::io;
 
 pub use text::AlertName;
 
@@ -268,7 +269,25 @@ impl Error {
     }
 }
 
+/// Whether the process, or the system, has no file descriptor left.
+pub fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 impl Cause {
+    /// Whether there was no file descriptor left.
+    pub fn is_exhaustion(&self) -> bool {
+        let reason = match self {
+            Self::Unreadable { reason, .. }
+            | Self::ConnectFailed { reason, .. }
+            | Self::DnsFailed { reason, .. } => reason,
+            Self::Internal(reason) => &**reason,
+            _ => return false,
+        };
+        let says = |code| reason.contains(&io::Error::from_raw_os_error(code).to_string());
+        says(libc::EMFILE) || says(libc::ENFILE)
+    }
+
     fn code(&self, stage: Stage) -> &'static str {
         match self {
             Self::BadArgument(_) | Self::BadRequest(_) => "bad_argument",

@@ -1,13 +1,14 @@
 //! Host names to addresses: given by the caller's resolver, or else from getaddrinfo.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-use crate::error::{Cause, Error, Result, Stage};
+use crate::error::{Cause, Error, Result, Stage, is_exhaustion};
 
 /// The addresses of a name, or what the literal address says.
 pub fn literal(host: &str) -> Option<IpAddr> {
@@ -99,7 +100,8 @@ impl Resolver {
         let looking_up = tokio::task::spawn_blocking(move || {
             let found = (name.as_str(), 0).to_socket_addrs();
             drop(place);
-            found
+            // Without a file descriptor, getaddrinfo says that there is no such name.
+            found.map_err(|error| exhaustion().unwrap_or(error))
         });
         let found = looking_up
             .await
@@ -143,6 +145,10 @@ impl Resolver {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Answer>> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn exhaustion() -> Option<io::Error> {
+    std::fs::File::open("/dev/null").err().filter(is_exhaustion)
 }
 
 /// An address with its port.

@@ -33,13 +33,13 @@ struct State {
     files: Vec<FileState>,
     /// When they were last looked at.
     checked: Option<Instant>,
-    /// Files that could not be used, and when that was found out and complained of.
+    /// Files that could not be used, which has been complained of, and when to try them again.
     refused: Option<(Vec<FileState>, Instant)>,
     /// Whether somebody looks at them now: on a file system that hangs, one of us is enough.
     looks: bool,
 }
 
-/// What could not be used may be usable now though no file has changed: the limit of open files.
+/// What could not be used may be usable now though no file has changed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Files are looked at no more often. The sweeper of the pool comes as often.
@@ -100,7 +100,12 @@ impl Profile {
                         changed(&state.files, &files)
                     ));
                 }
-                state.refused = Some((files, Instant::now()));
+                // What was found out of them is nothing, if the process could open no file.
+                let pause = match error.cause().is_exhaustion() {
+                    true => CHECK_INTERVAL,
+                    false => RETRY_INTERVAL,
+                };
+                state.refused = Some((files, Instant::now() + pause));
                 Ok(loaded)
             }
             (Err(error), None) => Err(error),
@@ -139,10 +144,10 @@ impl State {
         matches!(&self.refused, Some((refused, _)) if refused == files)
     }
 
-    /// Whether these files have been refused a moment ago.
+    /// Whether these files have been refused, and it is too early to try them again.
     fn is_refused(&self, files: &[FileState]) -> bool {
-        let is_recent = |at: &Instant| at.elapsed() < RETRY_INTERVAL;
-        self.has_refused(files) && self.refused.as_ref().is_some_and(|(_, at)| is_recent(at))
+        let is_early = |again: &Instant| Instant::now() < *again;
+        self.has_refused(files) && self.refused.as_ref().is_some_and(|(_, at)| is_early(at))
     }
 }
 

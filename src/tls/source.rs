@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::{Cause, Error, Result, Stage};
+use crate::error::{Cause, Error, Result, Stage, is_exhaustion};
 
 /// Bytes of an option, or the file that has them, with the option's name for errors.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -40,8 +40,18 @@ impl Source {
         match self {
             Self::Path(_, path) if path.is_dir() => {
                 let files = files_of(path).map_err(|error| self.unreadable(path, &error))?;
-                let texts = files.iter().filter_map(|file| std::fs::read(file).ok());
-                Ok(texts.map(Cow::Owned).collect())
+                let mut texts = Vec::new();
+                for file in files {
+                    match std::fs::read(&file) {
+                        Ok(text) => texts.push(Cow::Owned(text)),
+                        // That says nothing about the file.
+                        Err(error) if is_exhaustion(&error) => {
+                            return Err(self.unreadable(&file, &error));
+                        }
+                        Err(_) => {}
+                    }
+                }
+                Ok(texts)
             }
             _ => Ok(vec![self.read_one()?]),
         }

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use once_cell::sync::OnceCell;
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use rustls_native_certs::ErrorKind;
 
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use super::Source;
 use super::certificate::Certificate;
 use super::pem::{self, Block};
-use crate::error::{Cause, Error, Result, Stage};
+use crate::error::{Cause, Error, Result, Stage, is_exhaustion};
 
 /// One place that trust anchors come from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -139,7 +140,20 @@ fn system() -> Result<Arc<Trust>> {
     SYSTEM
         .get_or_try_init(|| {
             let mut trust = Trust::empty();
-            for der in rustls_native_certs::load_native_certs().certs {
+            let found = rustls_native_certs::load_native_certs();
+            for error in found.errors {
+                // A part of the store would be all of it for as long as the process lives.
+                if let ErrorKind::Io { inner, path } = &error.kind
+                    && is_exhaustion(inner)
+                {
+                    return Err(options_error(Cause::Unreadable {
+                        option: "ssl_trusted_certificate",
+                        path: path.display().to_string(),
+                        reason: inner.to_string(),
+                    }));
+                }
+            }
+            for der in found.certs {
                 // One that we cannot read is one that we do not trust.
                 let _ = trust.add(der);
             }

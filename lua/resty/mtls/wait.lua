@@ -53,6 +53,9 @@ local BLOCK_MS = 24 * 3600 * 1000
 local START_S = 0.1
 -- How often a waiting light thread makes sure that there is a dispatcher.
 local CHECK_S = 5
+-- How long nobody tries again to have a wake socket after it has failed: nginx may write a line into
+-- its log for each try, and a thousand light threads may wait.
+local RETRY_S = 0.1
 
 local mailbox = native.mailbox()
 local last_id = 0
@@ -64,6 +67,11 @@ local completed = {}
 
 -- nil, "starting", or "reading" its wake socket
 local dispatcher
+
+-- When a wake socket may be tried again.
+local retry_at = 0
+-- Semaphore of the light thread that is to dispatch next, where there is no dispatcher.
+local successor
 
 local semaphore
 local get_phase = ngx and ngx.get_phase
@@ -163,10 +171,12 @@ end
 
 -- Dispatches until the operation `id` is complete, or, without one, until nothing is in flight.
 local function dispatch(id)
+    retry_at = ngx.now() + RETRY_S
     local sock, waker = connect_wake_socket()
     if not sock then
         return nil, waker
     end
+    retry_at = 0
     if not id then
         dispatcher = "reading"
     end
@@ -206,8 +216,30 @@ end
 
 
 function start_dispatcher()
-    if ngx.timer.at(0, run_dispatcher) then
+    if ngx.now() >= retry_at and ngx.timer.at(0, run_dispatcher) then
         dispatcher = "starting"
+    end
+end
+
+
+-- Dispatches in place of a dispatcher that does not come: for all who wait, until `id` is complete.
+local function help(id)
+    dispatcher = nil
+    -- Somebody else does, or will soon.
+    if mailbox:is_heard() or ngx.now() < retry_at then
+        post_completed()
+        return
+    end
+    if not dispatch(id) then
+        -- No socket to be had: nginx is out of connections, and says so in its log.
+        post_completed()
+        return
+    end
+    -- Another one goes on.
+    local _, sema = next(waiting)
+    if sema and not mailbox:is_heard() then
+        successor = sema
+        sema:post(1)
     end
 end
 
@@ -230,18 +262,21 @@ local function yield_until(id)
     if not dispatcher then
         start_dispatcher()
     end
-    while not sema:wait(dispatcher == "reading" and CHECK_S or START_S) do
-        if dispatcher ~= "reading" then
-            -- No timer to be had. Slower, since every light thread has a wake socket of its own.
-            dispatcher = nil
-            if not dispatch(id) then
-                -- Nor a socket: nginx is out of connections, and says so in its log.
-                post_completed()
-            end
+    while true do
+        local posted = sema:wait(dispatcher == "reading" and CHECK_S or START_S)
+        if posted and not waiting[id] then
+            break
+        elseif waiting[id] and dispatcher ~= "reading" then
+            help(id)
         end
     end
-    -- A light thread that is killed never comes here: its semaphore is collected with it.
-    free_semaphores[#free_semaphores + 1] = sema
+    -- A light thread that is killed never comes here: its semaphore is collected with it. So is one
+    -- that may have been posted twice.
+    if successor == sema then
+        successor = nil
+    else
+        free_semaphores[#free_semaphores + 1] = sema
+    end
     return true
 end
 
