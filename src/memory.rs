@@ -25,6 +25,10 @@ const MANY: u64 = 512;
 /// Looking for memory takes milliseconds, in which others who want some may have to wait.
 const INTERVAL: Duration = Duration::from_secs(10);
 
+/// What is closed is not all free at once: of each socket, the runtime keeps a little until it comes
+/// by, and that little would keep a page.
+const PAUSE: Duration = Duration::from_secs(1);
+
 impl Crowd {
     /// Notes how many there are, when one has come.
     pub fn note(&self, stats: &Stats) {
@@ -34,14 +38,14 @@ impl Crowd {
         }
     }
 
-    /// Has memory given back by a helper thread, if most of them have gone; later, if that was done a
-    /// moment ago. For whoever comes by each second.
+    /// Has memory given back by a helper thread soon, if most of them have gone. For whoever comes by
+    /// each second.
     pub fn look(&'static self, stats: &'static Stats) {
         if !self.has_gone(count(stats)) || self.waits.swap(true, Ordering::Relaxed) {
             return;
         }
         tokio::spawn(async move {
-            tokio::time::sleep(self.time_left(Instant::now())).await;
+            tokio::time::sleep(self.time_left(Instant::now()).max(PAUSE)).await;
             self.waits.store(false, Ordering::Relaxed);
             let count = count(stats);
             if self.has_gone(count) {
