@@ -256,7 +256,7 @@ async fn sweep(engine: &'static Engine) {
 }
 
 /// Closes connections, and lets others have their turn in between.
-async fn discard(mut connections: Vec<Box<Connection>>) {
+async fn discard<T>(mut connections: Vec<T>) {
     while !connections.is_empty() {
         connections.truncate(connections.len().saturating_sub(AT_ONCE));
         tokio::task::yield_now().await;
