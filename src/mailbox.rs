@@ -85,7 +85,8 @@ impl Mailbox {
         drop(state);
         self.engine.stats.operations.increment();
         self.engine.stats.operations_in_flight.increment();
-        self.engine.crowd.note(&self.engine.stats);
+        let in_flight = self.engine.stats.operations_in_flight.get();
+        self.engine.crowd.note(in_flight);
         Completion {
             mailbox: self.clone(),
             id,

@@ -7,8 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::stats::Stats;
-
 /// How many connections and operations there were at a time.
 #[derive(Debug, Default)]
 pub struct Crowd {
@@ -30,24 +28,24 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Crowd {
-    /// Notes how many there are, when one has come.
-    pub fn note(&self, stats: &Stats) {
-        let count = count(stats);
+    /// Notes how many there are, of those that the caller knows of.
+    pub fn note(&self, count: u64) {
         if count > self.peak.load(Ordering::Relaxed) {
             self.peak.store(count, Ordering::Relaxed);
         }
     }
 
-    /// Has memory given back by a helper thread soon, if most of them have gone. For whoever comes by
-    /// each second.
-    pub fn look(&'static self, stats: &'static Stats) {
-        if !self.has_gone(count(stats)) || self.waits.swap(true, Ordering::Relaxed) {
+    /// Has memory given back by a helper thread soon, if most of them have gone, but not if that was done a
+    /// moment ago. For whoever comes by each second; `count` tells how many there are.
+    pub fn look(&'static self, count: impl Fn() -> u64 + Send + 'static) {
+        self.note(count());
+        if !self.has_gone(count()) || self.waits.swap(true, Ordering::Relaxed) {
             return;
         }
         tokio::spawn(async move {
             tokio::time::sleep(self.time_left(Instant::now()).max(PAUSE)).await;
             self.waits.store(false, Ordering::Relaxed);
-            let count = count(stats);
+            let count = count();
             if self.has_gone(count) {
                 *self.lock() = Some(Instant::now());
                 self.peak.store(count, Ordering::Relaxed);
@@ -75,10 +73,6 @@ impl Crowd {
     }
 }
 
-fn count(stats: &Stats) -> u64 {
-    stats.operations_in_flight.get() + stats.connections_open.get()
-}
-
 fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes glibc's own locks, and touches only what nobody has allocated.
@@ -91,36 +85,21 @@ fn give_back() {
 mod tests {
     use super::*;
 
-    fn opened(stats: &Stats, crowd: &Crowd, count: u64) {
-        for _ in 0..count {
-            stats.connections_open.increment();
-            crowd.note(stats);
-        }
-    }
-
-    fn closed(stats: &Stats, count: u64) {
-        for _ in 0..count {
-            stats.connections_open.decrement();
-        }
-    }
-
     #[test]
     fn a_crowd_has_gone_when_three_of_four_have() {
-        let (stats, crowd) = (Stats::default(), Crowd::default());
-        opened(&stats, &crowd, 1000);
-        assert!(!crowd.has_gone(count(&stats)));
-        closed(&stats, 749);
-        assert!(!crowd.has_gone(count(&stats)));
-        closed(&stats, 1);
-        assert!(crowd.has_gone(count(&stats)));
+        let crowd = Crowd::default();
+        (1..=1000).for_each(|count| crowd.note(count));
+        crowd.note(1);
+        assert!(!crowd.has_gone(1000));
+        assert!(!crowd.has_gone(251));
+        assert!(crowd.has_gone(250));
     }
 
     #[test]
     fn a_few_are_no_crowd() {
-        let (stats, crowd) = (Stats::default(), Crowd::default());
-        opened(&stats, &crowd, MANY - 1);
-        closed(&stats, MANY - 1);
-        assert!(!crowd.has_gone(count(&stats)));
+        let crowd = Crowd::default();
+        crowd.note(MANY - 1);
+        assert!(!crowd.has_gone(0));
     }
 
     #[test]

@@ -102,6 +102,11 @@ impl Engine {
         (all, destinations)
     }
 
+    /// How many operations are in flight and connections are open.
+    pub fn size(&self) -> u64 {
+        self.stats.operations_in_flight.get() + self.tallies.connections_open()
+    }
+
     /// Runs a task on the runtime.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         self.handle.spawn(task).abort_handle()

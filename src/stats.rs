@@ -180,6 +180,13 @@ impl Tallies {
         &self.other
     }
 
+    /// Connections that are open, wherever they lead.
+    pub fn connections_open(&self) -> u64 {
+        let named = self.lock();
+        let named = named.values().map(|tally| tally.connections_open.get());
+        named.sum::<u64>() + self.other.connections_open.get()
+    }
+
     /// The name under which a destination is counted.
     pub fn counted_as<'a>(&self, name: &'a str) -> &'a str {
         match self.lock().contains_key(name) {

@@ -248,7 +248,7 @@ async fn sweep(engine: &'static Engine) {
         engine.look_at_files();
         let swept = engine.pool.sweep();
         discard(swept.dropped).await;
-        engine.crowd.look(&engine.stats);
+        engine.crowd.look(|| engine.size());
         if !swept.goes_on {
             return;
         }

@@ -353,7 +353,7 @@ async fn sweep(engine: &'static Engine) {
         tokio::time::sleep(Duration::from_secs(1)).await;
         engine.look_at_files();
         let goes_on = engine.sharing.sweep();
-        engine.crowd.look(&engine.stats);
+        engine.crowd.look(|| engine.size());
         if !goes_on {
             return;
         }
