@@ -207,6 +207,11 @@ describe("parse_uri", function()
         assert.same({ "http", "[::1]", 80, "/", "" }, parsed("http://[::1]", false))
         assert.same({ "https", "[2001:db8::1]", 8443, "/x", "" },
                     parsed("https://[2001:db8::1]:8443/x"))
+        assert.same({ "http", "[fe80::1%eth0]", 80, "/", "" }, parsed("http://[fe80::1%eth0]/"))
+        for _, host in ipairs({ "[#example.com]", "[/]", "[?]", "[ ]", "[\r\n]", "[]", "[%]",
+                                "[::1%]", "[example.com]" }) do
+            assert.is_nil((http:parse_uri("http://" .. host .. "/")))
+        end
     end)
 
     it("refuses what is no http URI", function()

@@ -38,7 +38,11 @@ end
 -- Host and port, and what is behind them. User and password have no place in a request's URI (RFC
 -- 9110, 4.2.4): they would be taken for the host by one reader and skipped by another.
 local function authority(rest)
-    local host, behind = match(rest, "^(%[[^%]@]+%])(.*)$")
+    -- An IPv6 address may have a zone (RFC 4007, 11).
+    local host, behind = match(rest, "^(%[[%x:.]+%])(.*)$")
+    if not host then
+        host, behind = match(rest, "^(%[[%x:.]+%%[%w._~-]+%])(.*)$")
+    end
     if not host then
         host, behind = match(rest, "^([^%[%]:/?#@%s%c]+)(.*)$")
     end
