@@ -31,6 +31,8 @@ pub struct Body {
     wanted: usize,
     /// Below this much, the one who reads is told to go on.
     low: usize,
+    /// Whether that is all of it, as one piece.
+    wants_all: bool,
     max_size: Option<u64>,
     received: u64,
     trailers: Vec<Header>,
@@ -61,6 +63,7 @@ impl Body {
             ended_at: None,
             wanted: 0,
             low: READ_AHEAD,
+            wants_all: false,
             max_size,
             received: 0,
             trailers: Vec::new(),
@@ -90,7 +93,7 @@ impl Body {
                 }
                 Event::Chunk(size) => {
                     self.account(size)?;
-                    self.chunks.push_back(size);
+                    self.begin_chunk(size);
                 }
                 Event::Data(range) => {
                     if self.decoder.ends_with_connection() {
@@ -140,11 +143,20 @@ impl Body {
     pub fn push(&mut self, data: &[u8]) -> Result<()> {
         self.account(data.len() as u64)?;
         if !data.is_empty() {
-            self.chunks.push_back(data.len() as u64);
+            self.begin_chunk(data.len() as u64);
             self.make_room(data.len());
             self.data.extend_from_slice(data);
         }
         Ok(())
+    }
+
+    /// Notes where a chunk begins. Nobody asks for that who waits for the whole body, and of chunks
+    /// of one byte the notes would take eight times as much memory as the body.
+    fn begin_chunk(&mut self, size: u64) {
+        match self.chunks.back_mut() {
+            Some(last) if self.wants_all => *last = last.saturating_add(size),
+            _ => self.chunks.push_back(size),
+        }
     }
 
     /// Sets the trailer fields of a body that came in frames.
@@ -249,6 +261,7 @@ impl Body {
 
     /// Says what the consumer is going to wait for, so that it is read even beyond the usual bound.
     pub fn want(&mut self, max: Option<usize>) {
+        self.wants_all = false;
         self.wanted = self.next_size(max).unwrap_or(match max {
             Some(_) => 0,
             None if self.decoder.ends_with_connection() => usize::MAX,
@@ -259,6 +272,7 @@ impl Body {
     /// Says that the consumer is going to wait for all of it.
     pub fn want_all(&mut self) {
         self.wanted = usize::MAX;
+        self.wants_all = true;
     }
 
     /// Whether `take(max)` has something to say.
@@ -425,6 +439,24 @@ mod tests {
         assert_eq!(taken(&mut body, None).unwrap(), b"cde");
         assert_eq!(body.take(None, |_| ()).unwrap_err().code(), "closed");
         assert_eq!(body.take_all(|_| ()).unwrap_err().code(), "closed");
+    }
+
+    #[test]
+    fn the_chunks_of_a_body_that_is_wanted_whole_are_not_remembered() {
+        let mut body = Body::new(Framing::Chunked, Limits::default(), None);
+        assert!(!body.decode(&mut b"1\r\na\r\n1\r\nb\r\n".to_vec()).unwrap());
+        assert_eq!(taken(&mut body, None).unwrap(), b"a");
+        body.want_all();
+        body.decode(&mut b"1\r\nc\r\n".repeat(1000)).unwrap();
+        assert_eq!(body.chunks.len(), 1);
+        // Somebody else may go on, who asks for less.
+        body.want(Some(3));
+        body.decode(&mut b"1\r\nd\r\n0\r\n\r\n".to_vec()).unwrap();
+        body.finish(Ok(()));
+        assert_eq!(taken(&mut body, Some(3)).unwrap(), b"bcc");
+        assert_eq!(taken(&mut body, None).unwrap(), [b'c'; 998]);
+        assert_eq!(taken(&mut body, None).unwrap(), b"d");
+        assert_eq!(taken(&mut body, None), None);
     }
 
     #[test]

@@ -70,6 +70,18 @@ impl Stream {
             Self::Tls(_, session) => Some(session),
         }
     }
+
+    /// Appends what has been decrypted already: how many bytes. A record that is an alert, or broken,
+    /// is told of in front of the data that came before it, if one read of the socket brought both.
+    fn take_decrypted(&mut self, buffer: &mut Vec<u8>) -> usize {
+        let Self::Tls(stream, _) = self else {
+            return 0;
+        };
+        let before = buffer.len();
+        // It ends with WouldBlock, or for a connection that has ended with Ok.
+        let _ = io::Read::read_to_end(&mut stream.get_mut().1.reader(), buffer);
+        buffer.len() - before
+    }
 }
 
 impl AsyncRead for Stream {
@@ -136,6 +148,10 @@ thread_local! {
     /// and allocating room for a record for each of them costs more than copying it.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
+
+/// Reads of an idle connection, of 4 KiB each. Servers send one ticket or a few. This runs on nginx's
+/// event loop, which one that sends them without end would hold up for as long.
+const MAX_TICKET_READS: usize = 8;
 
 /// More than this is not encrypted on the caller's thread: it is nginx's event loop.
 const WRITE_NOW_LIMIT: usize = READ_SIZE;
@@ -341,11 +357,23 @@ impl Connection {
             }),
             false => poll_into(&mut self.stream, cx, &mut self.buffer),
         };
-        self.origin.tally.bytes_received.add(filled as u64);
-        if filled > 0 && self.first_byte.is_none() {
+        let polled = match polled {
+            Poll::Ready(Err(error)) => match self.stream.take_decrypted(&mut self.buffer) {
+                0 => Poll::Ready(Err(error)),
+                count => {
+                    self.ended = Some(Err(error));
+                    Poll::Ready(Ok(count))
+                }
+            },
+            other => other.map_ok(|()| filled),
+        };
+        if let Poll::Ready(Ok(count)) = &polled {
+            self.origin.tally.bytes_received.add(*count as u64);
+        }
+        if matches!(polled, Poll::Ready(Ok(1..))) && self.first_byte.is_none() {
             self.first_byte = Some(Instant::now());
         }
-        polled.map_ok(|()| filled)
+        polled
     }
 
     /// Reads more into the buffer. Safe to cancel: what has been read is in the buffer.
@@ -447,7 +475,7 @@ fn takes_only_tickets(transport: &Transport, tls: &mut rustls::ClientConnection)
         }
     }
 
-    loop {
+    for _ in 0..MAX_TICKET_READS {
         match tls.read_tls(&mut Now(transport)) {
             Ok(0) => return false,
             Ok(_) => match tls.process_new_packets() {
@@ -457,6 +485,7 @@ fn takes_only_tickets(transport: &Transport, tls: &mut rustls::ClientConnection)
             Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
         }
     }
+    false
 }
 
 fn flush_now(transport: &Transport, tls: &mut rustls::ClientConnection) {

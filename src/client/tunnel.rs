@@ -1,22 +1,21 @@
 //! The tunnel through an HTTP proxy: CONNECT (RFC 9110, section 9.3.6).
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::Proxy;
 use crate::error::{Cause, Error, Result, Stage};
 use crate::http1::{self, Limits, Malformed};
-use crate::net::{Endpoint, Transport};
+use crate::net::Endpoint;
 
 /// Asks the proxy at the other end of `transport` to connect it to `endpoint`.
 ///
 /// # Errors
 ///
 /// The proxy's refusal, or why its answer could not be used.
-pub async fn open(
-    mut transport: Transport,
-    endpoint: &Endpoint,
-    proxy: &Proxy,
-) -> Result<Transport> {
+pub async fn open<IO>(mut transport: IO, endpoint: &Endpoint, proxy: &Proxy) -> Result<IO>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
     let closed = |_| Error::closed(Stage::Proxy);
     let request = request(endpoint, proxy)?;
     transport.write_all(&request).await.map_err(closed)?;
@@ -25,11 +24,13 @@ pub async fn open(
     let limits = Limits::default();
     let malformed = |malformed| Error::malformed(Stage::Proxy, &malformed);
     let mut buffer = Vec::new();
-    loop {
+    for _ in 0..http1::MAX_INTERIM {
+        let mut searched = 0;
         let end = loop {
-            if let Some(end) = http1::find_end(&buffer, 0) {
+            if let Some(end) = http1::find_end(&buffer, searched) {
                 break end;
             }
+            searched = buffer.len();
             if buffer.len() > limits.head_bytes {
                 let limit = "max_header_size";
                 return Err(malformed(Malformed::HeadTooLarge { limit }));
@@ -55,6 +56,7 @@ pub async fn open(
             status => return Err(Error::new(Stage::Proxy, Cause::ProxyRefused { status })),
         }
     }
+    Err(malformed(Malformed::NoFinalResponse))
 }
 
 fn request(endpoint: &Endpoint, proxy: &Proxy) -> Result<Vec<u8>> {

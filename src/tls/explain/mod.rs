@@ -5,7 +5,7 @@ mod server;
 
 use std::io;
 
-use rustls::{AlertDescription, PeerIncompatible, PeerMisbehaved};
+use rustls::{AlertDescription, InvalidMessage, PeerIncompatible, PeerMisbehaved};
 
 use super::config::Protocols;
 use super::handshake::Session;
@@ -92,8 +92,11 @@ fn tls_error(error: &rustls::Error, stage: Stage, session: &Session) -> Error {
             let chosen = "it chose a protocol that was not offered".to_owned();
             Error::new(stage, Cause::Http2Unsupported { chosen })
         }
-        // An http port answers a ClientHello with text, which is no TLS record.
-        Tls::InvalidMessage(_) if stage == Stage::Tls => version(
+        // An http port answers a ClientHello with text, which is no TLS record. What comes behind
+        // the server's certificate is of one who speaks TLS.
+        Tls::InvalidMessage(
+            InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
+        ) if stage == Stage::Tls && session.version().is_none() => version(
             stage,
             None,
             "the server does not speak TLS on this port".to_owned(),
