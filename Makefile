@@ -3,7 +3,8 @@
 #   make demo      one mTLS request from an nginx plugin, end to end
 #   make test      every check there is; the last line counts them
 #   make test-interop   the same servers, versions and faults as other people have; part of test
-#   make fuzz      30 seconds of hostile responses for the parser; needs cargo-fuzz
+#   make fuzz      30 seconds of hostile input for each parser; needs cargo-fuzz
+#   make deny      licences, duplicates and origins of the dependencies; needs cargo-deny, no network
 #   make bench PEER=/path/to/lua-resty-http   this library beside that one; see docs/performance.md
 #   make bench-quick PEER=…   the same in less than 3 minutes; bench-instructions counts instructions
 #   make install LUA_LIB_DIR=/usr/local/openresty/lualib BIN_DIR=/usr/local/bin
@@ -15,8 +16,8 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 LIBRARY := $(or $(CARGO_TARGET_DIR),target)/release/libresty_mtls_native.so
 BUILT   := build/lualib/resty/mtls/native.so
 
-.PHONY: all deps build test test-interop lint fuzz demo bench bench-quick bench-instructions
-.PHONY: install install-dropin clean
+.PHONY: all deps build fault-server test test-interop lint fuzz deny demo
+.PHONY: bench bench-quick bench-instructions install install-dropin clean
 
 all: build
 
@@ -26,6 +27,11 @@ deps:
 build:
 	cargo build --release --locked
 	@tools/put-file $(LIBRARY) $(BUILT) 755
+
+# The peer of the specs of faults.
+fault-server:
+	cargo build --release --locked --example fault-server
+	@tools/put-file $(dir $(LIBRARY))examples/fault-server build/fault-server 755
 
 test:
 	@tools/test
@@ -40,6 +46,9 @@ lint:
 
 fuzz:
 	@tools/fuzz
+
+deny:
+	cargo deny --offline --locked check licenses bans sources
 
 demo: deps build
 	@luajit tools/demo.lua

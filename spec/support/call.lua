@@ -49,11 +49,14 @@ end
 
 --- Connects, requests and reads the body.
 ---@param options table `keep = true` gives the connection to the pool; it is closed otherwise.
----`timeout` is in milliseconds, 5000 unless given
+---`timeout` is in milliseconds, 5000 unless given; `timeouts` are those of set_timeouts
 ---@return Outcome
 function _M.make(options)
     local httpc = require("resty.mtls.http").new()
     httpc:set_timeout(options.timeout or 5000)
+    if options.timeouts then
+        httpc:set_timeouts(unpack(options.timeouts))
+    end
     local outcome = exchange(httpc, options)
     outcome.ssl = httpc:get_ssl_info()
     if options.keep then
