@@ -130,6 +130,10 @@ impl Body {
             return;
         }
         let announced = usize::try_from(self.decoder.announced()).unwrap_or(usize::MAX);
+        // Of many small chunks, the vector doubles.
+        if announced < self.data.len() {
+            return;
+        }
         let room = announced.min(self.data.len().max(WHOLE));
         // Where there is not so much, what comes makes its own room.
         let _ = self.data.try_reserve_exact(size.saturating_add(room));
