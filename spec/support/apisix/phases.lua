@@ -10,13 +10,15 @@ local _M = {}
 local routes = {}
 
 
--- As core.ctx: variables of nginx, and those that were set.
+-- As core.ctx: variables of nginx, those that were set, and arguments of the query, decoded.
 local function new_vars()
     local set = {}
     return setmetatable({}, {
         __index = function(_, name)
             if set[name] ~= nil then
                 return set[name]
+            elseif name:find("^arg_") then
+                return ngx.req.get_uri_args()[name:sub(5)]
             end
             return ngx.var[name]
         end,
