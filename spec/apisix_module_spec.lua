@@ -161,7 +161,7 @@ describe("tls_schema", function()
         "client_cert = '$ENV://CERT', client_key = '$Env://KEY/sub', passphrase = '$env://P'",
         "client_cert = cert, client_key = key, passphrase = 'p'",
         "ca_cert = '/etc/ssl/ca.pem'", "ca_cert = cert", "ssl_verify = false",
-        "server_name = 'a.test'",
+        "server_name = 'a.test'", "server_name = '[::1]'", "server_name = '$env://NAME'",
     }) do
         it("takes " .. tls, function()
             assert.equals("true\n", check(tls))
@@ -180,7 +180,8 @@ describe("tls_schema", function()
         ["client_cert_id = 'a/b'"] = "client_cert_id", ["passphrase = 'p'"] = "client_key",
         ["client_cert = cert, client_key = key, passphrase = ''"] = "passphrase",
         ["ca_cert = ''"] = "ca_cert", ["ssl_verify = 'no'"] = "ssl_verify",
-        ["server_name = ''"] = "server_name", ["client_crt = cert"] = "client_crt",
+        ["server_name = ''"] = "server_name", ["server_name = key"] = "server_name",
+        ["client_crt = cert"] = "client_crt",
     }) do
         it("refuses " .. tls, function()
             local answer = check(tls)

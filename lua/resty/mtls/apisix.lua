@@ -14,6 +14,7 @@ local find = string.find
 local format = string.format
 local gsub = string.gsub
 local pairs = pairs
+local rep = string.rep
 local setmetatable = setmetatable
 local sub = string.sub
 local type = type
@@ -24,10 +25,14 @@ local _M = {}
 
 -- APISIX resolves references to secrets and not what they look like here: up to 3.16 it also holds
 -- them against the schema, where they would be too short for a certificate.
-local REFERENCE_PATTERN = [[^\$([sS][eE][cC][rR][eE][tT]|[eE][nN][vV])://]]
+local REFERENCE = { pattern = [[^\$([sS][eE][cC][rR][eE][tT]|[eE][nN][vV])://]] }
+-- The validator quotes what does not match a pattern, but for one of several.
+local HOST = { pattern = [[^\[?[0-9a-zA-Z._:-]+\]?$]], maxLength = 253 }
 local MAX_PEM_LENGTH = 65536
 -- Bytes: what comes back from a server that a plugin asks is a header or a small document.
 local MAX_BODY_SIZE = 1024 * 1024
+-- One that no host name has (RFC 1035, section 2.3.4).
+local LONG_LABEL = rep("[^.:]", 64)
 -- Characters of a reference that an error shows.
 local MAX_SHOWN = 128
 
@@ -39,7 +44,7 @@ local function pem_schema(min_length, description)
         maxLength = MAX_PEM_LENGTH,
         anyOf = {
             { minLength = min_length },
-            { pattern = REFERENCE_PATTERN },
+            REFERENCE,
         },
     }
 end
@@ -64,7 +69,7 @@ _M.tls_schema = {
         server_name = {
             description = "name sent as SNI and looked for in the server's certificate",
             type = "string",
-            minLength = 1,
+            anyOf = { HOST, REFERENCE },
         },
         passphrase = {
             description = "passphrase of client_key",
@@ -192,9 +197,9 @@ end
 
 
 -- Environment variables and many stores of secrets have no line ends, so that people write \n.
--- PEM has no other use for a backslash.
+-- PEM has no other use for a backslash, and paths begin with a slash.
 local function unescape(pem)
-    if pem and find(pem, "-----BEGIN", 1, true) and find(pem, "\\", 1, true) then
+    if pem and byte(pem, 1) ~= 47 and find(pem, "\\", 1, true) then
         return (gsub(pem, "\\[rn]", "\n"))
     end
     return pem
@@ -213,6 +218,14 @@ local function decrypted(key, id)
 end
 
 
+-- A secret that was put here by mistake is told from a name by its characters and long labels, so
+-- that no error quotes it.
+local function is_host(name)
+    return #name <= 253 and find(name, "^[%w._:%[%]-]+$")
+        and not find(name, LONG_LABEL)
+end
+
+
 local function is_current(entry, cert, key, tls)
     return entry.cert == cert and entry.key == key and entry.ca_cert == tls.ca_cert
         and entry.ssl_verify == tls.ssl_verify and entry.server_name == tls.server_name
@@ -221,6 +234,9 @@ end
 
 
 local function new_entry(cert, key, tls)
+    if tls.server_name and not is_host(tls.server_name) then
+        return nil, "tls.server_name is no host name"
+    end
     local pem = key
     if tls.client_cert_id then
         local err

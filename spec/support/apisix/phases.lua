@@ -73,7 +73,7 @@ function _M.access()
     ngx.var.from_plugin = core.json.encode({ risk = ngx.ctx.api_ctx and ngx.ctx.api_ctx.var.risk })
     if code then
         ngx.status = code
-        ngx.print(body)
+        ngx.print(body or "")
         ngx.exit(code)
     end
 end
