@@ -43,6 +43,7 @@ lint:
 	cargo fmt --check
 	cargo clippy --release --locked --all-targets -- -D warnings
 	tools/lint-lua
+	tools/check-translations
 
 fuzz:
 	@tools/fuzz

@@ -65,6 +65,19 @@ describe("make install", function()
                       result.stdout)
     end)
 
+    it("puts the plugins where APISIX looks for them", function()
+        assert.equals(0, install().code)
+        local pattern = dir .. "/?.lua"
+        for _, plugin in ipairs({ "mtls-forward-auth", "mtls-callout", "mtls-callout.queue" }) do
+            assert.is_string(package.searchpath("apisix.plugins." .. plugin, pattern))
+        end
+        assert.is_string(package.searchpath("resty.mtls.apisix", pattern))
+        -- In front of APISIX's own folder, it must not hide anything of APISIX.
+        for name in lfs.dir(dir .. "/apisix") do
+            assert.is_true(name == "plugins" or name:find("^%.+$") ~= nil, name)
+        end
+    end)
+
     it("may be repeated, and replaces files instead of writing into them", function()
         install()
         local before = inodes(dir)
