@@ -23,8 +23,8 @@ local type = type
 local _M = {}
 
 
--- APISIX resolves references to secrets and not what they look like here: up to 3.16 it also holds
--- them against the schema, where they would be too short for a certificate.
+-- Up to 3.16, APISIX holds references to secrets against the schema, where they would be too short
+-- for a certificate.
 local REFERENCE = { pattern = [[^\$([sS][eE][cC][rR][eE][tT]|[eE][nN][vV])://]] }
 -- The validator quotes what does not match a pattern, but for one of several.
 local HOST = { pattern = [[^\[?[0-9a-zA-Z._:-]+\]?$]], maxLength = 253 }
@@ -166,7 +166,7 @@ end
 
 -- The values with secrets in place of references. Newer versions of APISIX have replaced those of
 -- a plugin by now, but not those of SSL objects.
-local function resolve(values, fields, owner)
+local function resolve(values, fields)
     if not first_reference(values, fields) then
         return values
     end
@@ -174,9 +174,9 @@ local function resolve(values, fields, owner)
     local resolved = secret.fetch_secrets(values, true, values, "")
     local field = first_reference(resolved, fields)
     if field then
-        return nil, format("%s%s refers to %s, which has no value: check that this secret exists "
+        return nil, format("%s refers to %s, which has no value: check that this secret exists "
             .. "and that APISIX can read it; a variable of $env:// has to be in the environment "
-            .. "that APISIX was started in", owner, field, sub(resolved[field], 1, MAX_SHOWN))
+            .. "that APISIX was started in", field, sub(resolved[field], 1, MAX_SHOWN))
     end
     return resolved
 end
@@ -192,7 +192,11 @@ local function ssl_object(id)
         return nil, format("tls.client_cert_id: SSL object '%s' is for the gateway's own "
             .. "listeners: name one that has \"type\": \"client\"", id)
     end
-    return resolve(object, SSL_OBJECT_FIELDS, "SSL object '" .. id .. "': ")
+    local resolved, err = resolve(object, SSL_OBJECT_FIELDS)
+    if not resolved then
+        return nil, format("SSL object '%s': %s", id, err)
+    end
+    return resolved
 end
 
 
@@ -273,9 +277,9 @@ function _M.tls_options(tls)
     if not tls then
         return {}
     end
-    local given, err = resolve(tls, TLS_FIELDS, "tls.")
+    local given, err = resolve(tls, TLS_FIELDS)
     if not given then
-        return nil, err
+        return nil, "tls." .. err
     end
     local cert, key = given.client_cert, given.client_key
     if given.client_cert_id then
