@@ -25,6 +25,15 @@ local CALLS = [[
             ngx.print(body or err)
         }
     }
+    location = /late {
+        content_by_lua_block {
+            ]] .. prelude .. [[
+            ngx.log(ngx.NOTICE, "waits for the worker to exit")
+            assert(wait_until(ngx.worker.exiting))
+            local body, err = get("/wait?s=0&id=" .. ngx.var.arg_id)
+            ngx.print(body or err)
+        }
+    }
     location = /calls {
         content_by_lua_block {
             ]] .. prelude .. [[
@@ -211,6 +220,25 @@ describe("a reload", function()
         process.wait_until("the old workers are gone", function()
             return #gateway:worker_pids() == 2
         end)
+        gateway:stop()
+        assert_clean(gateway)
+    end)
+
+    it("leaves nothing open where the first call comes when the worker is exiting", function()
+        local gateway = start()
+        local old = gateway:worker_pids()[1]
+        local exchanges = {}
+        for id = 1, 5 do
+            exchanges[id] = gateway:send("/late?id=" .. id)
+        end
+        process.wait_until("all are being served", function()
+            return select(2, gateway:error_log():gsub("waits for the worker", "")) == 5
+        end)
+        gateway:reload()
+        for id = 1, 5 do
+            assert.equals("waited " .. id, assert(exchanges[id]:receive()).body)
+        end
+        process.wait_until("the old worker is gone", function() return not groups.stat(old) end)
         gateway:stop()
         assert_clean(gateway)
     end)

@@ -67,6 +67,7 @@ local completed = {}
 
 -- nil, "starting", or "reading" its wake socket
 local dispatcher
+local had_timer = false
 
 -- When a wake socket may be tried again.
 local retry_at = 0
@@ -216,9 +217,13 @@ end
 
 
 function start_dispatcher()
-    if ngx.now() >= retry_at and ngx.timer.at(0, run_dispatcher) then
-        dispatcher = "starting"
+    -- ngx_lua watches for the end of the worker from its first timer on. If that comes when the
+    -- worker is exiting already, what watches stays, and nginx logs an [alert] of an open socket.
+    local is_late = not had_timer and ngx.worker.exiting()
+    if ngx.now() >= retry_at and not is_late and ngx.timer.at(0, run_dispatcher) then
+        dispatcher, had_timer = "starting", true
     end
+    return dispatcher ~= nil
 end
 
 
@@ -259,8 +264,8 @@ local function yield_until(id)
     end
 
     waiting[id] = sema
-    if not dispatcher then
-        start_dispatcher()
+    if not dispatcher and not start_dispatcher() then
+        help(id)
     end
     while true do
         local posted = sema:wait(dispatcher == "reading" and CHECK_S or START_S)
