@@ -53,8 +53,8 @@ local BLOCK_MS = 24 * 3600 * 1000
 local START_S = 0.1
 -- How often a waiting light thread makes sure that there is a dispatcher.
 local CHECK_S = 5
--- How long nobody tries again to have a wake socket after it has failed: nginx may write a line into
--- its log for each try, and a thousand light threads may wait.
+-- How long nobody tries again to have a wake socket after it has failed: nginx may write a line
+-- into its log for each try, and a thousand light threads may wait.
 local RETRY_S = 0.1
 
 local mailbox = native.mailbox()
