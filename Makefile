@@ -7,6 +7,7 @@
 #   make deny      licences, duplicates and origins of the dependencies; needs cargo-deny, no network
 #   make bench PEER=/path/to/lua-resty-http   this library beside that one; see docs/performance.md
 #   make bench-quick PEER=…   the same in less than 3 minutes; bench-instructions counts instructions
+#   make bench-scale   10000 idle connections and 2000 requests in flight: memory and instructions
 #   make install LUA_LIB_DIR=/usr/local/openresty/lualib BIN_DIR=/usr/local/bin
 #   make install-dropin LUA_LIB_DIR=…   and require("resty.http") is this library
 
@@ -17,7 +18,7 @@ LIBRARY := $(or $(CARGO_TARGET_DIR),target)/release/libresty_mtls_native.so
 BUILT   := build/lualib/resty/mtls/native.so
 
 .PHONY: all deps build fault-server test test-interop lint fuzz deny demo
-.PHONY: bench bench-quick bench-instructions install install-dropin clean
+.PHONY: bench bench-quick bench-instructions bench-scale install install-dropin clean
 
 all: build
 
@@ -67,6 +68,10 @@ bench-quick: deps build
 # Needs valgrind, which install-deps does not install.
 bench-instructions: deps build
 	@luajit bench/instructions.lua $(PEERS) $(BENCH)
+
+# Instructions are counted if there is valgrind. BENCH: options of bench/scale.lua.
+bench-scale: deps build
+	@luajit bench/scale.lua $(BENCH)
 
 # LUA_CLIB_DIR differs only for luarocks, which keeps native modules apart. BIN_DIR is for the command
 # resty-mtls-check: LUA_LIB_DIR/bin unless given.

@@ -47,11 +47,18 @@ impl Crowd {
             self.waits.store(false, Ordering::Relaxed);
             let count = count();
             if self.has_gone(count) {
-                *self.lock() = Some(Instant::now());
                 self.peak.store(count, Ordering::Relaxed);
-                let _ = tokio::task::spawn_blocking(give_back).await;
+                self.give_back().await;
+                // Lua collects the clients of a crowd some time after it has gone.
+                tokio::time::sleep(INTERVAL).await;
+                self.give_back().await;
             }
         });
+    }
+
+    async fn give_back(&self) {
+        *self.lock() = Some(Instant::now());
+        let _ = tokio::task::spawn_blocking(give_back).await;
     }
 
     fn has_gone(&self, count: u64) -> bool {

@@ -18,7 +18,7 @@ error_log ${dir}/error.log ${log_level};
 worker_processes ${workers};
 ${directives}
 events {
-    worker_connections 2048;
+    worker_connections ${connections};
     ${events}
 }
 http {
@@ -39,6 +39,7 @@ http {
 ---@field main string? what goes beside http{}
 ---@field events string? what goes into events{}
 ---@field workers integer? 1 unless given
+---@field connections integer? of each worker, 2048 unless given
 ---@field user string? of the workers, with group: "nobody nogroup"; root when root runs the specs
 ---@field env table<string, string|false>? environment of nginx, passed on to its workers
 ---@field hidden_env table<string, string>? environment of nginx that it keeps from its workers
@@ -101,7 +102,8 @@ local function configure(dir, opts, known_ports)
         fs.write(dir .. "/" .. name, expand(content))
     end
     fs.write(dir .. "/nginx.conf", template.expand(TEMPLATE, {
-        dir = dir, workers = opts.workers or 1, log_level = opts.log_level or "info",
+        dir = dir, workers = opts.workers or 1, connections = opts.connections or 2048,
+        log_level = opts.log_level or "info",
         lua_path = opts.lua_path or "", directives = expand(directives(opts)),
         events = expand(opts.events), http = expand(opts.http),
     }))
