@@ -23,7 +23,8 @@ where
 
     let limits = Limits::default();
     let malformed = |malformed| Error::malformed(Stage::Proxy, &malformed);
-    let mut buffer = Vec::new();
+    // Room for all of an answer: what was left in the socket would go unnoticed below.
+    let mut buffer = Vec::with_capacity(4096);
     for _ in 0..http1::MAX_INTERIM {
         let mut searched = 0;
         let end = loop {
@@ -82,4 +83,44 @@ fn request(endpoint: &Endpoint, proxy: &Proxy) -> Result<Vec<u8>> {
     }
     request.extend_from_slice(b"\r\n");
     Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    async fn answered(answer: &[u8]) -> Result<()> {
+        let (client, mut proxy) = tokio::io::duplex(65536);
+        proxy.write_all(answer).await.unwrap();
+        let endpoint = Endpoint::Tcp("target.server".to_owned(), 443);
+        let options = Proxy {
+            endpoint: endpoint.clone(),
+            tls: None,
+            authorization: None,
+            tunnels: true,
+        };
+        open(client, &endpoint, &options).await.map(|_| ())
+    }
+
+    #[tokio::test]
+    async fn what_is_in_front_of_the_tunnel_is_refused_however_long_the_answer_is() {
+        for length in 19..300 {
+            let padding = "x".repeat(length - 19);
+            let answer = format!("HTTP/1.1 200 {padding}OK\r\n\r\n");
+            assert_eq!(answered(answer.as_bytes()).await, Ok(()));
+            let refused = answered(format!("{answer}evil").as_bytes()).await;
+            assert_eq!(refused.unwrap_err().code(), "http_malformed", "{length}");
+        }
+    }
+
+    #[tokio::test]
+    async fn interim_answers_are_skipped_but_not_without_end() {
+        let interim = "HTTP/1.1 100 Continue\r\n\r\n";
+        let good = format!("{}HTTP/1.1 200 OK\r\n\r\n", interim.repeat(3));
+        assert_eq!(answered(good.as_bytes()).await, Ok(()));
+        let endless = answered(interim.repeat(1000).as_bytes()).await;
+        assert_eq!(endless.unwrap_err().code(), "http_malformed");
+    }
 }
