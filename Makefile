@@ -10,6 +10,7 @@
 #   make bench-scale   10000 idle connections and 2000 requests in flight: memory and instructions
 #   make install LUA_LIB_DIR=/usr/local/openresty/lualib BIN_DIR=/usr/local/bin
 #   make install-dropin LUA_LIB_DIR=…   and require("resty.http") is this library
+#   make install-dropin-ffi LUA_LIB_DIR=…   the same for APISIX's resty.ngx_http_ffi_client
 
 # A shell that is not a login shell does not have cargo's own folder in its path.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -18,7 +19,7 @@ LIBRARY := $(or $(CARGO_TARGET_DIR),target)/release/libresty_mtls_native.so
 BUILT   := build/lualib/resty/mtls/native.so
 
 .PHONY: all deps build fault-server test test-interop lint fuzz deny demo
-.PHONY: bench bench-quick bench-instructions bench-scale install install-dropin clean
+.PHONY: bench bench-quick bench-instructions bench-scale install install-dropin install-dropin-ffi clean
 
 all: build
 
@@ -81,6 +82,10 @@ install:
 # On top of `install`: makes require("resty.http") this library, for all that uses LUA_LIB_DIR.
 install-dropin:
 	@tools/install-dropin "$(LUA_LIB_DIR)"
+
+# Apart from it, because APISIX's own runtime has a module of that name.
+install-dropin-ffi:
+	@tools/install-dropin "$(LUA_LIB_DIR)" dropin-ffi
 
 clean:
 	rm -rf build target fuzz/target

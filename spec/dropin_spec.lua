@@ -10,6 +10,7 @@ local scripted = require("spec.support.scripted")
 local pack = scripted.pack
 
 local DROPIN = fs.repo .. "/dropin/?.lua;"
+local DROPIN_FFI = fs.repo .. "/dropin-ffi/?.lua;"
 
 local upstream
 
@@ -98,6 +99,79 @@ describe("the drop-in", function()
             print(http == require("resty.mtls.http"), res.status)
         ]], { vars = { plain = upstream.ports.plain },
               env = { LUA_PATH = DROPIN .. plain.env().LUA_PATH } }))
+    end)
+end)
+
+
+describe("the drop-in for resty.ngx_http_ffi_client", function()
+    local gateway
+
+    setup(function()
+        gateway = nginx.gateway({ lua_path = DROPIN_FFI, init = [[
+            print(require("resty.ngx_http_ffi_client") == require("resty.mtls.http"))
+        ]] })
+    end)
+
+    teardown(function() gateway:stop() end)
+
+    local function run(code)
+        return gateway:run([[
+            local http = require("resty.ngx_http_ffi_client")
+        ]] .. code, { vars = { port = upstream.port, plain = upstream.ports.plain } })
+    end
+
+    it("is there in init_by_lua", function()
+        assert.equals("true\n", gateway:result_of("init"))
+    end)
+
+    it("connects, requests and keeps, with a client certificate", function()
+        assert.equals("true\t200\tCN=client-a,O=Example\t1\n", run([[
+            local httpc = http.new()
+            httpc:set_timeout(3000)
+            local ok = assert(httpc:connect({
+                scheme = "https", host = "127.0.0.1", port = ${port}, ssl_verify = true,
+                ssl_server_name = "localhost", ssl_trusted_certificate = ${pem.ca.crt},
+                ssl_cert = ${pem.client-a.crt}, ssl_key = ${pem.client-a.key},
+            }))
+            local res = assert(httpc:request({
+                method = "GET", path = "/echo", headers = { Host = "localhost" },
+            }))
+            local body = assert(res:read_body())
+            print(ok, res.status, body:match("subject: ([^\n]*)"), httpc:set_keepalive(1000, 5))
+        ]]))
+    end)
+
+    it("asks the function that set_resolver got, and no other", function()
+        assert.equals("200\tllm.test\tllm.test\nfailed to parse domain\n", run([[
+            local asked = {}
+            assert(http.set_resolver(function(host)
+                asked[#asked + 1] = host
+                if host == "llm.test" then
+                    return "127.0.0.1"
+                end
+                return nil, "no such name"
+            end))
+            local res = assert(http.new():request_uri("http://llm.test:${plain}/echo"))
+            print(res.status, asked[1], res.body:match("host: ([%w.]*)"))
+            local _, err = http.new():request_uri("http://elsewhere.test:${plain}/echo")
+            print(err:match("^[%a ]*"))
+            http.set_resolver(nil)
+        ]]))
+    end)
+
+    it("gives a stream piece by piece as it arrives", function()
+        local httpc, server = scripted.connected({ peer.receive_until("\r\n\r\n"),
+            peer.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+                      .. "Transfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n"),
+            peer.sleep(0.2), peer.send("9\r\ndata: 2\n\n\r\n0\r\n\r\n"),
+            peer.receive_to_end() })
+        assert.equals(http, dofile(fs.repo .. "/dropin-ffi/resty/ngx_http_ffi_client.lua"))
+        local res = assert(httpc:request({ headers = { Accept = "text/event-stream" } }))
+        assert.equals("data: 1\n\n", res.body_reader())
+        assert.equals("data: 2\n\n", res.body_reader())
+        assert.is_nil(res.body_reader())
+        httpc:close()
+        assert.matches("Accept: text/event-stream", server:received(1), 1, true)
     end)
 end)
 

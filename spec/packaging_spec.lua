@@ -114,6 +114,36 @@ describe("make install", function()
 end)
 
 
+describe("the drop-in targets", function()
+    -- Names of the files below a folder, sorted.
+    local function installed(target)
+        local dir = fs.temp_dir("dropin")
+        local result = process.run({ "make", target, "LUA_LIB_DIR=" .. dir }, { cwd = fs.repo })
+        assert.equals(0, result.code, result.stderr)
+        local names = {}
+        for path in pairs(inodes(dir)) do
+            names[#names + 1] = path:sub(#dir + 2)
+        end
+        table.sort(names)
+        return names
+    end
+
+    it("install what they say, and neither installs what the other does", function()
+        assert.same({ "resty/http.lua", "resty/http_connect.lua", "resty/http_headers.lua" },
+                    installed("install-dropin"))
+        assert.same({ "resty/ngx_http_ffi_client.lua" }, installed("install-dropin-ffi"))
+    end)
+
+    it("ask for the folder if they are not told", function()
+        for _, target in ipairs({ "install-dropin", "install-dropin-ffi" }) do
+            local result = process.run({ "make", target }, { cwd = fs.repo })
+            assert.not_equals(0, result.code)
+            assert.matches("LUA_LIB_DIR=", result.stderr)
+        end
+    end)
+end)
+
+
 describe("luarocks make", function()
     it("builds and installs into a tree that require works from", function()
         local tree = fs.temp_dir("rocks")
