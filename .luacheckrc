@@ -1,5 +1,6 @@
 std = "ngx_lua"
 max_line_length = 100
+exclude_files = { "examples/*/run" }
 
 files["spec"] = { std = "+busted" }
 
