@@ -11,6 +11,8 @@
 #   make install LUA_LIB_DIR=/usr/local/openresty/lualib BIN_DIR=/usr/local/bin
 #   make install-dropin LUA_LIB_DIR=…   and require("resty.http") is this library
 #   make install-dropin-ffi LUA_LIB_DIR=…   the same for APISIX's resty.ngx_http_ffi_client
+#   make uninstall LUA_LIB_DIR=… BIN_DIR=…   removes what these have installed
+#   make dist      an archive in build/ of what was built, for machines without cargo
 
 # A shell that is not a login shell does not have cargo's own folder in its path.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -19,7 +21,8 @@ LIBRARY := $(or $(CARGO_TARGET_DIR),target)/release/libresty_mtls_native.so
 BUILT   := build/lualib/resty/mtls/native.so
 
 .PHONY: all deps build fault-server test test-interop lint fuzz deny demo
-.PHONY: bench bench-quick bench-instructions bench-scale install install-dropin install-dropin-ffi clean
+.PHONY: bench bench-quick bench-instructions bench-scale install install-dropin install-dropin-ffi
+.PHONY: clean dist uninstall
 
 all: build
 
@@ -86,6 +89,12 @@ install-dropin:
 # Apart from it, because APISIX's own runtime has a module of that name.
 install-dropin-ffi:
 	@tools/install-dropin "$(LUA_LIB_DIR)" dropin-ffi
+
+uninstall:
+	@tools/uninstall "$(LUA_LIB_DIR)" "$(LUA_CLIB_DIR)" "$(BIN_DIR)"
+
+dist:
+	@tools/dist $(BUILT)
 
 clean:
 	rm -rf build target fuzz/target

@@ -45,6 +45,17 @@ local function inodes(dir, found)
 end
 
 
+-- Paths below a folder, sorted.
+local function paths_below(dir)
+    local paths = {}
+    for path in pairs(inodes(dir)) do
+        paths[#paths + 1] = path:sub(#dir + 2)
+    end
+    table.sort(paths)
+    return paths
+end
+
+
 describe("make install", function()
     local dir
 
@@ -115,17 +126,12 @@ end)
 
 
 describe("the drop-in targets", function()
-    -- Names of the files below a folder, sorted.
+    -- What a target installs.
     local function installed(target)
         local dir = fs.temp_dir("dropin")
         local result = process.run({ "make", target, "LUA_LIB_DIR=" .. dir }, { cwd = fs.repo })
         assert.equals(0, result.code, result.stderr)
-        local names = {}
-        for path in pairs(inodes(dir)) do
-            names[#names + 1] = path:sub(#dir + 2)
-        end
-        table.sort(names)
-        return names
+        return paths_below(dir)
     end
 
     it("install what they say, and neither installs what the other does", function()
@@ -140,6 +146,131 @@ describe("the drop-in targets", function()
             assert.not_equals(0, result.code)
             assert.matches("LUA_LIB_DIR=", result.stderr)
         end
+    end)
+end)
+
+
+describe("make uninstall", function()
+    local dir
+
+    local function make(...)
+        local result = process.run({ "make", "LUA_LIB_DIR=" .. dir, ... }, { cwd = fs.repo })
+        assert.equals(0, result.code, result.stdout .. result.stderr)
+    end
+
+    before_each(function()
+        dir = fs.temp_dir("lualib")
+    end)
+
+    it("removes what the others install, and folders that are left empty", function()
+        make("install", "install-dropin", "install-dropin-ffi")
+        make("uninstall")
+        assert.same({}, paths_below(dir))
+        for name in lfs.dir(dir) do
+            assert.matches("^%.+$", name)
+        end
+        make("uninstall")
+    end)
+
+    it("removes what went elsewhere, and files of older versions", function()
+        local native, bin = fs.temp_dir("clib"), fs.temp_dir("bin")
+        make("install", "LUA_CLIB_DIR=" .. native, "BIN_DIR=" .. bin)
+        fs.write(dir .. "/resty/mtls/of_an_older_version.lua", "")
+        make("uninstall", "LUA_CLIB_DIR=" .. native, "BIN_DIR=" .. bin)
+        for _, folder in ipairs({ dir, native, bin }) do
+            assert.same({}, paths_below(folder))
+        end
+    end)
+
+    it("leaves what is somebody else's", function()
+        make("install", "install-dropin")
+        fs.write(dir .. "/resty/http.lua", "-- another library's")
+        fs.write(dir .. "/resty/lock.lua", "")
+        fs.write(dir .. "/apisix/plugins/of-my-own.lua", "")
+        make("uninstall")
+        assert.same({ "apisix/plugins/of-my-own.lua", "resty/http.lua", "resty/lock.lua" },
+                    paths_below(dir))
+    end)
+
+    it("asks for the folder if it is not told", function()
+        local result = process.run({ "make", "uninstall" }, { cwd = fs.repo })
+        assert.not_equals(0, result.code)
+        assert.matches("LUA_LIB_DIR=", result.stderr)
+    end)
+end)
+
+
+describe("make dist", function()
+    local archive, name, root, sum
+
+    -- What was printed: the sum, and the name of the archive.
+    local function dist()
+        return process.check({ "make", "--no-print-directory", "dist" }, { cwd = fs.repo })
+            :match("^(%x+)  (%S+)\n$")
+    end
+
+    setup(function()
+        local file
+        sum, file = dist()
+        name = file:gsub("%.tar%.gz$", "")
+        archive = fs.repo .. "/build/" .. file
+        local dir = fs.temp_dir("unpacked")
+        process.check({ "tar", "-xzf", archive, "-C", dir })
+        root = dir .. "/" .. name
+    end)
+
+    it("names the version and what it is for", function()
+        local version = require("resty.mtls.http")._VERSION
+        assert.equals("lua-resty-mtls-" .. version .. "-x86_64-linux", name)
+    end)
+
+    it("has the sums of all files", function()
+        local _, listed = fs.read(root .. "/SHA256SUMS"):gsub("\n", "")
+        assert.equals(#paths_below(root) - 1, listed)
+        process.check({ "sha256sum", "--quiet", "--strict", "-c", "SHA256SUMS" }, { cwd = root })
+    end)
+
+    it("has a library without symbols, and leaves them in the one that was built", function()
+        local path = "/build/lualib/resty/mtls/native.so"
+        local built, stripped = fs.read(fs.repo .. path), fs.read(root .. path)
+        assert.is_true(#stripped < #built)
+        assert.is_nil((stripped:find("\0.symtab\0", 1, true)))
+        assert.is_truthy((built:find("\0.symtab\0", 1, true)))
+    end)
+
+    it("installs without building", function()
+        local dir = fs.temp_dir("lualib")
+        process.check({ "make", "install", "install-dropin", "install-dropin-ffi",
+                        "LUA_LIB_DIR=" .. dir }, { cwd = root })
+        local result = probe(dir .. "/?.lua", dir .. "/?.so")
+        assert.equals(0, result.code, result.stderr)
+        assert_runs(dir .. "/bin/resty-mtls-check")
+        assert.is_true(fs.exists(dir .. "/apisix/plugins/mtls-forward-auth.lua"))
+        assert.is_true(fs.exists(dir .. "/resty/http.lua"))
+        process.check({ "make", "uninstall", "LUA_LIB_DIR=" .. dir }, { cwd = root })
+        assert.same({}, paths_below(dir))
+    end)
+
+    it("has the license and the pages, and nothing that was left lying about", function()
+        for _, path in ipairs({ "LICENSE", "README.md", "README.zh-CN.md", "CHANGELOG.md",
+                                "docs/apisix.md", "docs/zh/plugins/mtls-callout.md",
+                                "examples/apisix/Dockerfile" }) do
+            assert.is_true(fs.exists(root .. "/" .. path), path)
+        end
+        for _, path in ipairs(paths_below(root)) do
+            assert.is_nil(path:find("^examples/%w+/run/"), path)
+        end
+    end)
+
+    it("is the same each time", function()
+        assert.equals(sum, (dist()))
+        assert.equals(sum, process.check({ "sha256sum", archive }):match("^%x+"))
+    end)
+
+    it("asks for a build if there is none", function()
+        local result = process.run({ "tools/dist", "build/none.so" }, { cwd = fs.repo })
+        assert.equals(1, result.code)
+        assert.matches("make build", result.stderr, 1, true)
     end)
 end)
 
