@@ -12,12 +12,14 @@
 
 mod coming;
 mod connection;
+mod driver;
 mod fault;
 mod head;
 mod wire;
 
 pub use coming::Coming;
-pub use connection::{Connection, Driver, InFlight, Stream, start};
+pub use connection::{Connection, InFlight, Stream};
+pub use driver::{Driver, start};
 pub use fault::Fault;
 pub use head::{Head, headers, response};
 pub use wire::Health;
