@@ -42,6 +42,8 @@ local ROUTES = [[
     add("closed_418", { uri = down, status_on_error = 418 }, a)
     add("open", { uri = down, allow_degradation = true, set_headers = { ["X-Status"] = "status" },
                   set_vars = { risk = "status" } }, a)
+    add("guarded", { uri = uri .. "/of/$arg_user", headers = { ["X-Team"] = "$arg_team" },
+                     allow_degradation = true }, a)
     add("slow", { uri = "https://localhost:${service}/slow", timeout = 100 }, a)
 
     add("log", { phase = "log", body = { uri = "$request_uri", status = "$status" } }, a)
@@ -198,7 +200,7 @@ describe("mtls-callout, when the call fails,", function()
     it("refuses after the time-out", function()
         local response = gateway:ask("/slow")
         assert.equals(503, response.status)
-        assert_logged("timeout %(read_timeout%)")
+        assert_logged("timeout %(read_timeout%)[^\n]*raise timeout")
     end)
 
     it("lets the request through with allow_degradation, without what the client claims", function()
@@ -206,6 +208,14 @@ describe("mtls-callout, when the call fails,", function()
         assert.equals(200, response.status)
         assert.is_nil(response.told.headers["x-status"])
         assert.equals("{}", response.told.headers["x-from-plugin"])
+    end)
+
+    it("refuses those whose values make it impossible, with allow_degradation too", function()
+        local before = #gateway:seen()
+        assert.equals(503, gateway:ask("/guarded?user=..").status)
+        assert.equals(503, gateway:ask("/guarded?user=a&team=%0A").status)
+        assert.equals(before, #gateway:seen())
+        assert.equals(200, gateway:ask("/guarded?user=a").status)
     end)
 
     for answer, phrase in pairs({
@@ -291,6 +301,7 @@ describe("the queue of mtls-callout", function()
             print(made)
         ]]))
         assert_logged("mtls%-callout: 1 calls were dropped: as many as may are waiting")
+        assert_logged("mtls%-callout: 199 calls were dropped: as many as may are waiting")
     end)
 end)
 

@@ -171,9 +171,9 @@ end
 
 
 local function make(call)
-    local res, err = mtls.request(call.conf, call.uri, call.params)
+    local res, err, code = mtls.request(call.conf, call.uri, call.params)
     if not res then
-        return nil, err
+        return nil, err, code
     end
     if not is_success(call.conf, res.status) then
         return nil, "the endpoint answered with status " .. res.status
@@ -191,16 +191,17 @@ local queue = queues.new(function(call)
 end)
 
 
--- What the answer says, by the header or variable that it goes into.
+-- What the answer says, by the header or variable that it goes into. The third result is
+-- "bad_argument" if there can be no such call.
 local function ask(conf, ctx)
     local call, err = prepare(conf, ctx)
     if not call then
-        return nil, err
+        return nil, err, "bad_argument"
     end
-    local res
-    res, err = make(call)
+    local res, code
+    res, err, code = make(call)
     if not res then
-        return nil, err
+        return nil, err, code
     end
     local headers
     headers, err = fields.of(res, conf.set_headers)
@@ -220,10 +221,11 @@ function _M.access(conf, ctx)
     if conf.phase ~= "access" then
         return
     end
-    local answer, err = ask(conf, ctx)
+    local answer, err, code = ask(conf, ctx)
     if not answer then
         core.log.error("mtls-callout: ", err)
-        if not conf.allow_degradation then
+        -- A client must not get around the call with a value that cannot be part of it.
+        if not conf.allow_degradation or code == "bad_argument" then
             return conf.status_on_error
         end
         answer = { headers = {}, vars = {} }

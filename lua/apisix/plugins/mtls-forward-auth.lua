@@ -133,10 +133,11 @@ function _M.access(conf, ctx)
         params.body = body
     end
 
-    local res, err = mtls.request(conf, conf.uri, params)
+    local res, err, code = mtls.request(conf, conf.uri, params)
     if not res then
         core.log.error("mtls-forward-auth: ", err)
-        if not conf.allow_degradation then
+        -- A client must not get past the service with a header that cannot be sent.
+        if not conf.allow_degradation or code == "bad_argument" then
             return conf.status_on_error
         end
     elseif res.status >= 300 then

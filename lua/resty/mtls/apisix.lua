@@ -303,6 +303,15 @@ function _M.tls_options(tls)
 end
 
 
+-- What hints say of options that plugins do not have, or have under other names.
+local PHRASES = {
+    ["raise deadline"] = "raise timeout",
+    ["raise max_body_size if the server is right to send so much"] = "have the server send less",
+    ["over max_body_size"] = "over " .. MAX_BODY_SIZE .. " bytes",
+    ["the resolver given to set_resolver"] = "APISIX's resolver",
+}
+
+
 -- An error in terms of a plugin's configuration.
 local function explain(err, details, tls)
     local cert = tls.client_cert_id and "tls.client_cert_id" or "tls.client_cert"
@@ -316,6 +325,9 @@ local function explain(err, details, tls)
         ssl_server_name = "tls.server_name",
     }
     local text = format("%s (%s): %s", err, details.code, details.hint)
+    for phrase, replacement in pairs(PHRASES) do
+        text = gsub(text, phrase, replacement)
+    end
     return (gsub(text, "ssl_[%w_]+", names))
 end
 
@@ -326,6 +338,7 @@ end
 ---@param params resty.mtls.request_params gets further options
 ---@return resty.mtls.response? res with `body`
 ---@return string? err with what to do, for a log
+---@return string? code "bad_argument" if there can be no such request: a line end in a header
 function _M.request(conf, uri, params)
     local options, err = _M.tls_options(conf.tls)
     if not options then
@@ -344,7 +357,7 @@ function _M.request(conf, uri, params)
     local res, details
     res, err, details = http.new():request_uri(uri, params)
     if not res then
-        return nil, explain(err, details, conf.tls)
+        return nil, explain(err, details, conf.tls), details.code
     end
     return res
 end

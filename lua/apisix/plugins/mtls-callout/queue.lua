@@ -21,6 +21,7 @@ local MAX_WAITING = 1000
 local MAX_RUNNING = 4
 -- Seconds between two lines in the log about calls that were dropped.
 local REPORT_INTERVAL = 1
+local TOO_SLOW = "as many as may are waiting: the endpoint is too slow, or does not answer"
 
 
 ---@class apisix.plugins.mtls_callout.queue
@@ -86,6 +87,11 @@ local function run(_, self)
         call = take(self)
     end
     self.running = self.running - 1
+    if self.running == 0 then
+        -- Those since the last line in the log.
+        self.reported = 0
+        report(self, TOO_SLOW)
+    end
 end
 
 
@@ -94,7 +100,7 @@ end
 function _M:push(call)
     if self.last - self.first + 1 >= MAX_WAITING then
         self.dropped = self.dropped + 1
-        report(self, "as many as may are waiting: the endpoint is too slow, or does not answer")
+        report(self, TOO_SLOW)
         return
     end
     self.last = self.last + 1
