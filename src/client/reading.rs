@@ -154,17 +154,27 @@ async fn read_ahead<S: Source>(shared: &Arc<Shared>, mut source: S, timeouts: Ti
             continue;
         }
         let is_sending = source.is_sending();
+        // A server that sends what is no data, and that without end (tickets of TLS), uses up all that
+        // tokio allows a task at a time, and what is polled behind it never comes to its turn. So the
+        // consumer comes first, and the time is that of `timeout`, which is looked at all the same.
         let part = tokio::select! {
             biased;
-            part = poll_fn(|cx| source.poll_part(cx)) => Some(part),
             () = shared.changed.notified() => continue,
-            // Nobody is kept waiting by a body that nobody asks for.
-            () = tokio::time::sleep(timeouts.read()), if waits && !is_sending => None,
+            part = next_part(&mut source, timeouts, waits && !is_sending) => part,
         };
         match advance(shared, source, part) {
             Some(unfinished) => source = unfinished,
             None => return,
         }
+    }
+}
+
+/// `None` is a part that did not come in time. Nobody is kept waiting by a body that nobody asks for.
+async fn next_part<S: Source>(source: &mut S, timeouts: Timeouts, waits: bool) -> Option<S::Part> {
+    let part = poll_fn(|cx| source.poll_part(cx));
+    match waits {
+        true => tokio::time::timeout(timeouts.read(), part).await.ok(),
+        false => Some(part.await),
     }
 }
 
