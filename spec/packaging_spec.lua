@@ -1,5 +1,6 @@
 local fs = require("spec.support.fs")
 local lfs = require("lfs")
+local plain = require("spec.support.plain")
 local process = require("spec.support.process")
 
 local ROCKSPEC = "rockspec/lua-resty-mtls-scm-1.rockspec"
@@ -288,5 +289,17 @@ describe("luarocks make", function()
         assert.equals(0, result.code, result.stderr)
         assert.matches(tree, result.stdout, 1, true)
         assert_runs(tree .. "/bin/resty-mtls-check")
+    end)
+end)
+
+
+describe("a library of another version than the Lua files", function()
+    it("is refused by require, with what to do", function()
+        local output = plain.run_lua([[
+            package.loaded["resty.mtls.native"] = { interface = 0, version = "0.0.0" }
+            print(pcall(require, "resty.mtls.http"))
+        ]])
+        assert.matches("false.*native.so and the Lua files are of different versions: run make",
+                       output)
     end)
 end)

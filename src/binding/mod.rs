@@ -38,10 +38,15 @@ struct DestinationHandle(Arc<Destination>);
 
 impl UserData for DestinationHandle {}
 
+/// Raised when the Lua files begin to need something else of this module, or to give it something
+/// else: `lua/resty/mtls/http.lua` has the same number, and refuses a library of another.
+const INTERFACE: u32 = 1;
+
 /// The module table.
 pub fn module(lua: &Lua) -> mlua::Result<Table> {
     let module = lua.create_table()?;
     module.set("version", env!("CARGO_PKG_VERSION"))?;
+    module.set("interface", INTERFACE)?;
     module.set(
         "mailbox",
         lua.create_function(|_, ()| Ok(MailboxHandle::default()))?,

@@ -4,12 +4,21 @@
 -- value, a table `{code, stage, alert, hint}`: a stable code, the step that failed, the number of
 -- the TLS alert if the server sent one, and what to do about it. Nothing is raised as a Lua error.
 
+local native = require("resty.mtls.native")
+
+-- As in src/binding/mod.rs. Files that do not belong together would fail at the first call that
+-- uses what the others do not have.
+local INTERFACE = 1
+if native.interface ~= INTERFACE then
+    error("resty.mtls: native.so and the Lua files are of different versions: run make build and "
+        .. "make install, then restart nginx (a reload keeps the library that is loaded)", 0)
+end
+
 local connecting = require("resty.mtls.connect")
 local destinations = require("resty.mtls.destination")
 local diagnosis = require("resty.mtls.diagnose")
 local bad_argument = require("resty.mtls.errors").bad_argument
 local failures = require("resty.mtls.failure")
-local native = require("resty.mtls.native")
 local pipelining = require("resty.mtls.pipeline")
 local proxies = require("resty.mtls.proxy")
 local requests = require("resty.mtls.request")
