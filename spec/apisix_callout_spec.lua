@@ -1,6 +1,7 @@
 --- The plugin mtls-callout, with stand-ins for the parts of APISIX around it.
 local apisix = require("spec.support.apisix.gateway")
 local cjson = require("cjson")
+local plain = require("spec.support.plain")
 local ports = require("spec.support.ports")
 local url = require("socket.url")
 
@@ -387,4 +388,20 @@ describe("the schema of mtls-callout", function()
             assert.matches(phrase, answer, 1, true)
         end)
     end
+end)
+
+
+describe("a body as a field", function()
+    it("is trimmed in no time, whatever blanks are in it", function()
+        local output = plain.run_lua([[
+            package.loaded["apisix.core"] = { json = {} }
+            local fields = require("apisix.plugins.mtls-callout.fields")
+            local blanks = (" "):rep(1024 * 1024)
+            for _, body in ipairs({ "a" .. blanks .. "b", blanks .. "b", "a" .. blanks, blanks }) do
+                local res = { status = 200, headers = {}, body = body }
+                print(#assert(fields.of(res, { X = "body" })).X)
+            end
+        ]])
+        assert.equals("1048578\n1\n1\n0\n", output)
+    end)
 end)

@@ -83,7 +83,7 @@ pub async fn respond(
         head,
         has_body,
         has_trailers: has_body,
-        keeps_alive: lease.keeps_alive,
+        keeps_alive: true,
         timing,
     };
     let source = Streaming {

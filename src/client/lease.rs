@@ -29,8 +29,6 @@ pub struct Lease {
     pub permit: Option<OwnedSemaphorePermit>,
     /// Requests that were sent and whose responses have not been read, in that order.
     pub due: VecDeque<Sent>,
-    /// Whether both sides want it to carry another request.
-    pub keeps_alive: bool,
     /// Whether it has carried a request before the current one.
     is_used: bool,
 }
@@ -71,7 +69,6 @@ impl Lease {
             reused,
             permit: None,
             due: VecDeque::new(),
-            keeps_alive: true,
             is_used: false,
         }
     }

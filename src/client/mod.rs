@@ -7,6 +7,8 @@
 //!    └───────────────────────────── close, set_keepalive (to the pool), failure ◀───────┘
 //! ```
 //!
+//! After a read time-out it is given up: there is none, but the caller may still close it.
+//!
 //! With HTTP/2 the connection is one of many clients, and each has a place on it (`lease.rs`). The
 //! states are the same.
 //!

@@ -128,6 +128,7 @@ impl Client {
                 match fresh.and_then(Link::into_own) {
                     Ok(fresh) => {
                         connection = fresh;
+                        shared.lock().trace = Some(connection.trace().clone());
                         connection.permit = permit;
                         connection.unanswered.begin();
                         connection.responses_due = 1;
@@ -268,7 +269,11 @@ impl Client {
     ///
     /// There is no connection, or another operation has it.
     pub fn await_continue(&self, exchange: Exchange, completion: Completion) -> Result<()> {
-        let mut connection = self.take_link()?.into_own()?;
+        let Link::Own(mut connection) = self.take_link()? else {
+            // Another light thread has connected this client anew.
+            self.shared.lock().phase = Phase::Closed;
+            return Err(Error::closed(Stage::Send));
+        };
         let shared = self.shared.clone();
         self.begin(async move {
             let declined = match exchange.await_continue(&mut connection).await {

@@ -129,10 +129,15 @@ impl Sharing {
         let Some(entry) = state.entries.get_mut(destination) else {
             return;
         };
+        let size = size.max(1);
+        if entry.lines.len() <= size {
+            return;
+        }
         let mut kept = 0;
         let is_over = |line: &mut Arc<Line>| {
-            kept += usize::from(line.http2.is_idle());
-            line.http2.is_idle() && kept > size.max(1)
+            let is_idle = line.http2.is_idle();
+            kept += usize::from(is_idle);
+            is_idle && kept > size
         };
         let over: Vec<_> = entry.lines.extract_if(.., is_over).collect();
         drop(state);
@@ -251,13 +256,19 @@ pub async fn obtain(
             }
             Turn::Open(None) => return open(engine, route, timeouts, trace).await,
             Turn::Open(Some(ended)) => {
+                let sharing = &engine.sharing;
+                let opener = Opener {
+                    sharing,
+                    destination,
+                    ended,
+                };
                 let opened = open(engine, route, timeouts, trace).await;
-                engine.sharing.end_opening(&destination, &ended);
+                let destination = &opener.destination;
                 if let Ok(Link::Own(_)) = opened {
-                    note(engine, &destination, None);
+                    note(engine, destination, None);
                 }
                 let outcome = opened.as_ref().map(|_| ()).map_err(Clone::clone);
-                let _ = ended.send(Some(outcome));
+                let _ = opener.ended.send(Some(outcome));
                 return opened;
             }
             Turn::Wait(mut ended) => {
@@ -273,6 +284,19 @@ pub async fn obtain(
                 }
             }
         }
+    }
+}
+
+/// Whoever opens a connection. It may be cancelled, and then others must not wait for it.
+struct Opener<'a> {
+    sharing: &'a Sharing,
+    destination: Arc<Destination>,
+    ended: watch::Sender<Option<Ended>>,
+}
+
+impl Drop for Opener<'_> {
+    fn drop(&mut self) {
+        self.sharing.end_opening(&self.destination, &self.ended);
     }
 }
 

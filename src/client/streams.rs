@@ -64,6 +64,7 @@ pub async fn request(
         result = match elsewhere(engine, &mut lease, &exchange).await {
             Ok(()) => {
                 shared.lock().attempt = Attempt::again(lease.reused);
+                shared.lock().trace = Some(lease.trace().clone());
                 ask(&lease, request, &exchange).await
             }
             Err(error) => Err(Failed {

@@ -34,6 +34,12 @@ const UNKNOWN: usize = usize::MAX - 1;
 /// measure: as much as one window full of frames of one byte.
 const FRAME_BUDGET: usize = STREAM_WINDOW as usize * 256;
 
+/// Streams that we have reset and for how long they are remembered: their frames may be on the way, and
+/// in a crowd of calls that time out together all of them. Frames of a stream that is forgotten count
+/// as errors, and h2 would end a connection after 1024 of these in its life, with all its streams.
+const RESET_STREAMS: usize = 4096;
+const RESET_TIME: Duration = Duration::from_secs(30);
+
 /// Begins an HTTP/2 connection on `io` and waits until the server has said what it allows, be it
 /// nothing.
 ///
@@ -61,6 +67,9 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_LIST)
         .data_frame_budget(FRAME_BUDGET)
+        .max_concurrent_reset_streams(RESET_STREAMS)
+        .reset_stream_duration(RESET_TIME)
+        .max_local_error_reset_streams(None)
         .initial_max_send_streams(UNKNOWN)
         .handshake::<_, Bytes>(wire);
     let (sender, mut h2) = beginning.await.map_err(failed)?;

@@ -259,7 +259,11 @@ local function yield_until(id)
         local err
         sema, err = semaphore.new(0)
         if not sema then
-            return nil, err
+            return nil, "cannot wait: " .. tostring(err), {
+                code = "internal",
+                stage = "options",
+                hint = "nginx has no semaphore to give: see its error log",
+            }
         end
     end
 

@@ -5,6 +5,7 @@
 
 local core = require("apisix.core")
 
+local max = math.max
 local now = ngx.now
 local pcall = pcall
 local setmetatable = setmetatable
@@ -21,6 +22,9 @@ local MAX_WAITING = 1000
 local MAX_RUNNING = 4
 -- Seconds between two lines in the log about calls that were dropped.
 local REPORT_INTERVAL = 1
+-- Seconds in which a timer that was asked for begins, if it does. nginx drops it without a word to
+-- its owner where lua_max_running_timers is reached.
+local START_TIME = 1
 local TOO_SLOW = "as many as may are waiting: the endpoint is too slow, or does not answer"
 
 
@@ -36,6 +40,8 @@ function _M.new(make)
         calls = {},
         first = 1,
         last = 0,
+        starting = 0,
+        asked = 0,
         running = 0,
         dropped = 0,
         reported = 0,
@@ -75,6 +81,8 @@ end
 
 
 local function run(_, self)
+    self.starting = max(self.starting - 1, 0)
+    self.running = self.running + 1
     local call = take(self)
     while call do
         local ok, worked = pcall(self.make, call)
@@ -105,10 +113,14 @@ function _M:push(call)
     end
     self.last = self.last + 1
     self.calls[self.last] = call
-    if self.running < MAX_RUNNING then
+    if now() - self.asked > START_TIME then
+        self.starting = 0
+    end
+    if self.running + self.starting < MAX_RUNNING then
         local ok, err = timer_at(0, run, self)
         if ok then
-            self.running = self.running + 1
+            self.starting = self.starting + 1
+            self.asked = now()
         elseif self.running == 0 then
             -- The next call may find one.
             core.log.error("mtls-callout: no timer to make a call with: ", err)
