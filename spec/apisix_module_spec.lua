@@ -60,6 +60,28 @@ describe("setup", function()
         ]]))
     end)
 
+    it("leaves trust as a hook at start-up has set it", function()
+        assert.equals("200\n", chunks:run_alone([[
+            core.config.local_conf().apisix.ssl = {
+                ssl_trusted_certificate = "${cert.other-ca.crt}",
+            }
+            assert(http.set_defaults({ ssl_trusted_certificate = { ${pem.ca.crt}, "system" } }))
+            assert(mtls.setup())
+            print(http.new():request_uri(uri, {
+                ssl_cert = cert, ssl_key = key }).status)
+        ]]))
+    end)
+
+    it("sets trust where a hook has set other defaults", function()
+        assert.equals("200\n", chunks:run_alone([[
+            core.config.local_conf().apisix.ssl = { ssl_trusted_certificate = "${cert.ca.crt}" }
+            assert(http.set_defaults({ ssl_verify = true }))
+            assert(mtls.setup())
+            print(http.new():request_uri(uri, {
+                ssl_cert = cert, ssl_key = key }).status)
+        ]]))
+    end)
+
     it("says that config.yaml names no certificates", function()
         assert.equals("nil\tapisix.ssl.ssl_trusted_certificate in config.yaml: "
             .. "bad 'ssl_trusted_certificate'", chunks:run_alone([[
@@ -171,6 +193,14 @@ describe("request", function()
             end
             assert.not_matches("ssl_", (err:gsub("apisix%.ssl%.ssl_trusted_certificate", "")))
         end
+    end)
+
+    it("needs no tls, and says what is wrong without it", function()
+        local err, code = chunks:run([[
+            print(select(2, mtls.request({ timeout = 5000 }, "https://localhost:1/", {})))
+        ]]):match("^(.*)\t([%w_]+)\n$")
+        assert.equals("connect_refused", code)
+        assert.matches("connect_refused", err, 1, true)
     end)
 
     it("says that the certificate of an SSL object is wrong", function()

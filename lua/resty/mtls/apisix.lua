@@ -5,6 +5,7 @@
 
 local core = require("apisix.core")
 local http = require("resty.mtls.http")
+local native = require("resty.mtls.native")
 local router = require("apisix.router")
 local secret = require("apisix.secret")
 local ssl = require("apisix.ssl")
@@ -111,17 +112,17 @@ local is_set_up = false
 ---@field passphrase? string
 
 ---@class resty.mtls.apisix.call
----@field tls resty.mtls.apisix.tls
+---@field tls? resty.mtls.apisix.tls
 ---@field ssl_verify? boolean for a `tls` that has none
----@field timeout integer milliseconds for all of a call
----@field keepalive boolean
----@field keepalive_timeout integer
----@field keepalive_pool integer
+---@field timeout? integer milliseconds for all of a call, which has no bound without it
+---@field keepalive? boolean
+---@field keepalive_timeout? integer
+---@field keepalive_pool? integer
 
 
 --- Makes the library look names up as APISIX does, and trust whom `ssl_trusted_certificate` of
---- config.yaml names. It has an effect once in each worker and may be called at any time, best in
---- the `init` of a plugin.
+--- config.yaml names, unless `set_defaults` has already said whom. It has an effect once in each
+--- worker and may be called at any time, best in the `init` of a plugin.
 ---@return true? ok
 ---@return string? err
 function _M.setup()
@@ -130,7 +131,8 @@ function _M.setup()
     end
     local trusted = core.table.try_read_attr(core.config.local_conf(), "apisix", "ssl",
         "ssl_trusted_certificate")
-    if trusted then
+    -- A hook at start-up may have said it for the whole gateway, and its list may be longer.
+    if trusted and native.defaults().ssl_trusted_certificate == nil then
         local ok, err = http.set_defaults({ ssl_trusted_certificate = trusted })
         if not ok then
             return nil, "apisix.ssl.ssl_trusted_certificate in config.yaml: " .. err
@@ -338,7 +340,8 @@ end
 ---@param params resty.mtls.request_params gets further options
 ---@return resty.mtls.response? res with `body`
 ---@return string? err with what to do, for a log
----@return string? code "bad_argument" if there can be no such request: a line end in a header
+---@return string? code of the error: "bad_argument" if there can be no such request, as with a line
+--- end in a header, and nil if already `tls` leads nowhere
 function _M.request(conf, uri, params)
     local options, err = _M.tls_options(conf.tls)
     if not options then
@@ -357,7 +360,7 @@ function _M.request(conf, uri, params)
     local res, details
     res, err, details = http.new():request_uri(uri, params)
     if not res then
-        return nil, explain(err, details, conf.tls), details.code
+        return nil, explain(err, details, conf.tls or {}), details.code
     end
     return res
 end
