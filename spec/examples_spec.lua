@@ -1,6 +1,7 @@
 --- The examples, as their READMEs start them. APISIX itself is not here: its example runs with the
 --- stand-ins for it.
 local apisix = require("spec.support.apisix.gateway")
+local certs = require("spec.support.certs")
 local cjson = require("cjson")
 local client = require("spec.support.client")
 local fs = require("spec.support.fs")
@@ -67,6 +68,22 @@ describe("examples/openresty", function()
         process.check({ EXAMPLES .. "certificates", service.dir .. "/certificates" })
         assert.equals(before, fs.read(path))
     end)
+
+    it("makes new certificates in the place of such as expire", function()
+        local folder = fs.temp_dir("example")
+        process.check({ EXAMPLES .. "certificates", folder })
+        fs.write(folder .. "/client.crt", fs.read(certs.path("client-expired.crt")))
+        process.check({ EXAMPLES .. "certificates", folder })
+        process.check({ "openssl", "verify", "-CAfile", folder .. "/ca.crt",
+                        folder .. "/client.crt" })
+    end)
+
+    it("says that openssl is missing", function()
+        local result = process.run({ "/bin/sh", EXAMPLES .. "certificates",
+                                     fs.temp_dir("example") }, { env = { PATH = "/nowhere" } })
+        assert.equals(1, result.code)
+        assert.matches("openssl is missing", result.stderr, 1, true)
+    end)
 end)
 
 
@@ -78,6 +95,18 @@ describe("examples/luajit", function()
         assert.equals(0, result.code, result.stderr)
         assert.matches("TLSv1.3\t[%u%d_]+\tsent O=Example, CN=gateway\n200\t%d+ bytes\t",
                        result.stdout)
+    end)
+
+    it("starts again, and says that its port is taken", function()
+        local folder = fs.temp_dir("example")
+        local function start(port)
+            return process.run({ EXAMPLES .. "luajit/start", folder }, { env = { PORT = port } })
+        end
+        assert.equals(0, start(ports.free()).code)
+        assert.equals(0, start(ports.free()).code)
+        local result = start(service.tls_port)
+        assert.equals(1, result.code, result.stdout)
+        assert.matches("port " .. service.tls_port .. " is taken", result.stderr, 1, true)
     end)
 
     it("says what it takes", function()
