@@ -79,6 +79,14 @@ describe("an option on the command line", function()
         assert.equals("/b", options_of("https://h/a", "--path", "/b").path)
     end)
 
+    it("tells a key that was given from one that is assumed", function()
+        for expected, argv in pairs({ [true] = { "h", "--cert", "c" },
+                                      [false] = { "h", "--cert", "c", "--key", "c" } }) do
+            assert.equals(expected, arguments.parse(argv, no_environment).assumes_key)
+        end
+        assert.is_false(arguments.parse({ "h" }, no_environment).assumes_key)
+    end)
+
     it("is refused where it is wrong", function()
         for _, case in ipairs({
             { "no server" }, { "no server", "--json" }, { "more than one", "a", "b" },

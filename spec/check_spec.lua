@@ -196,6 +196,30 @@ describe("resty-mtls-check of a fault", function()
 end)
 
 
+describe("resty-mtls-check with a certificate and no --key", function()
+    local phrase = "the key was looked for in the file of --cert: give --key"
+
+    local function check(...)
+        return (with_json({ "localhost:1", "--cert", ... }))
+    end
+
+    it("says where it has looked for the key", function()
+        local report = check(certs.path("client-a.crt"))
+        assert.equals("bad_key_pem", report.code)
+        assert.matches(phrase, report.hint, 1, true)
+        assert.matches(phrase, report.findings[1].hint, 1, true)
+        local result = run({ "localhost:1", "--cert", certs.path("client-a.crt") })
+        assert.matches("looked for in the file of --cert", result.stdout, 1, true)
+    end)
+
+    it("does not say so of another fault, or of a --key that was given", function()
+        assert.not_matches(phrase, check(certs.path("client-a.key")).hint, 1, true)
+        local path = certs.path("client-a.crt")
+        assert.not_matches(phrase, check(path, "--key", path).hint, 1, true)
+    end)
+end)
+
+
 describe("resty-mtls-check with a passphrase", function()
     local password_file
 

@@ -6,11 +6,17 @@ local json = require("resty.mtls.check.json")
 local text = require("resty.mtls.check.text")
 local diagnose = require("resty.mtls.diagnose")
 
+local find = string.find
+
 
 local _M = {}
 
 
 _M.WELL, _M.FAULT, _M.USAGE, _M.UNREACHABLE = 0, 1, 2, 3
+
+-- The native library's words for a file without a key.
+local NO_KEY = "no PEM private key found"
+local ASSUMED_KEY = "the key was looked for in the file of --cert: give --key; "
 
 local unreachable_stages = { resolve = true, connect = true, proxy = true }
 
@@ -24,6 +30,21 @@ local function exit_code(report)
         return _M.USAGE
     end
     return _M.FAULT
+end
+
+
+-- Where the key was looked for is no option that was given.
+local function explain_assumed_key(report)
+    if report.code ~= "bad_key_pem" or not find(report.error, NO_KEY, 1, true) then
+        return
+    end
+    report.hint = ASSUMED_KEY .. report.hint
+    for i = 1, #report.findings do
+        local finding = report.findings[i]
+        if finding.code == report.code then
+            finding.hint = ASSUMED_KEY .. finding.hint
+        end
+    end
 end
 
 
@@ -48,6 +69,9 @@ function _M.run(argv, streams)
     end
 
     local report = diagnose.run(http, wanted.options)
+    if wanted.assumes_key then
+        explain_assumed_key(report)
+    end
     out:write(wanted.json and json.encode(report) .. "\n" or text.of(report))
     return exit_code(report)
 end

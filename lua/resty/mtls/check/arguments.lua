@@ -260,7 +260,8 @@ end
 --- Reads the command line.
 ---@param argv string[]
 ---@param getenv fun(name: string): string?
----@return {action: "help"|"version"|"check", json: boolean?, options: table?}? wanted
+---@return {action: "help"|"version"|"check", json: boolean?, options: table?,
+---        assumes_key: boolean?}? wanted `assumes_key` if no --key was given beside --cert
 ---@return string? err
 function _M.parse(argv, getenv)
     local given, target = read_arguments(argv)
@@ -283,7 +284,10 @@ function _M.parse(argv, getenv)
         return nil, err
     end
     add_trust(given, options)
-    return { action = "check", json = given.json, options = options }
+    return {
+        action = "check", json = given.json, options = options,
+        assumes_key = given.ssl_cert_path ~= nil and given.ssl_key_path == nil,
+    }
 end
 
 
