@@ -270,7 +270,7 @@ describe("the queue of mtls-callout", function()
                 end })
             end
             for _ = 1, 1000 do
-                if queue.running == 0 then
+                if queue.running + queue.starting == 0 then
                     break
                 end
                 ngx.sleep(0.005)
@@ -294,7 +294,7 @@ describe("the queue of mtls-callout", function()
             end
             is_open = true
             for _ = 1, 1000 do
-                if queue.running == 0 then
+                if queue.running + queue.starting == 0 then
                     break
                 end
                 ngx.sleep(0.005)
