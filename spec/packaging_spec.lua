@@ -255,6 +255,7 @@ describe("make dist", function()
     it("has the license and the pages, and nothing that was left lying about", function()
         for _, path in ipairs({ "LICENSE", "README.md", "README.zh-CN.md", "CHANGELOG.md",
                                 "docs/apisix.md", "docs/zh/plugins/mtls-callout.md",
+                                "SECURITY.md", "docs/threat-model.md",
                                 "examples/apisix/Dockerfile" }) do
             assert.is_true(fs.exists(root .. "/" .. path), path)
         end
