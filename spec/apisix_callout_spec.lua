@@ -405,3 +405,26 @@ describe("a body as a field", function()
         assert.equals("1048578\n1\n1\n0\n", output)
     end)
 end)
+
+
+describe("the queue of mtls-callout, where nginx drops its timers without a word,", function()
+    it("asks for others after a while", function()
+        local output = plain.run_lua([[
+            local time, asked = 100, 0
+            -- Stands in for ngx: timers that are taken and never begin.
+            ngx = {
+                now = function() return time end,
+                timer = { at = function() asked = asked + 1 return true end },
+                worker = { exiting = function() return false end },
+            }
+            package.loaded["apisix.core"] = { log = {} }
+            local calls = require("apisix.plugins.mtls-callout.queue").new(function() end)
+            for _ = 1, 10 do calls:push({}) end
+            print(asked)
+            time = time + 2
+            for _ = 1, 10 do calls:push({}) end
+            print(asked)
+        ]])
+        assert.equals("4\n8\n", output)
+    end)
+end)

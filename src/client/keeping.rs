@@ -12,8 +12,9 @@ use crate::runtime::Engine;
 
 /// What one `httpc` owns: at most one connection, at most one operation on it.
 ///
-/// An operation is complete when its [`Completion`](crate::mailbox::Completion) is dropped, and [`Client::outcome`] tells how
-/// it ended. Dropping the client cancels what is going on and closes the connection.
+/// An operation is complete when its [`Completion`](crate::mailbox::Completion) is dropped, and
+/// [`Client::outcome`] tells how it ended. Dropping the client cancels what is going on and closes the
+/// connection.
 #[derive(Debug)]
 pub struct Client {
     pub(super) engine: &'static Engine,
