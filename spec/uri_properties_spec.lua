@@ -25,8 +25,8 @@ local PATHS = { "/", "a", ".", "..", "%2f", ":", "@", "//", "[", "]", ";", "=", 
 -- What a URI may be made of, and what it may not.
 local ANY = { "http", "https", "HTTP", ":", "/", "//", "?", "#", "@", "[", "]", "[::1]", "%", ".",
               "a", "example.com", "80", "0", "65536", "\0", "\r\n", " ", "\t", "\127", "\255", "\\",
-              "user",
-              "secret", "-1", "1e3", "0x50" }
+              "user", "secret", '"', "<", "^", "`", "{", "|", "}",
+              "-1", "1e3", "0x50" }
 
 
 local function well_formed()
@@ -96,7 +96,7 @@ describe("a random URI", function()
             local scheme, host, port, path, query = unpack(parts)
             if not (scheme == "http" or scheme == "https") then
                 fail("scheme " .. scheme, uri)
-            elseif host == "" or host:find("[%s%c/?#@]") then
+            elseif host == "" or host:find("[%s%c/?#@\\\"<>^`{|}]") then
                 fail("host " .. host, uri)
             elseif host:find("[%[%]:]") and not host:find("^%[[%x:.]+%]$") then
                 fail("host " .. host, uri)

@@ -44,7 +44,8 @@ local function authority(rest)
         host, behind = match(rest, "^(%[[%x:.]+%%[%w._~-]+%])(.*)$")
     end
     if not host then
-        host, behind = match(rest, "^([^%[%]:/?#@%s%c]+)(.*)$")
+        -- None of what RFC 3986, 3.2.2, keeps out of a name: some readers take \ for a /.
+        host, behind = match(rest, "^([^%[%]:/?#@%s%c\\\"<>^`{|}]+)(.*)$")
     end
     if not host then
         return nil
