@@ -29,6 +29,10 @@ const DROPPED: [&str; 9] = [
     "upgrade",
 ];
 
+/// Fields that nobody on the way may keep in a table, whose use shows in the length of other heads
+/// (RFC 7541, 7.1.3).
+const CREDENTIALS: [&str; 2] = ["authorization", "cookie"];
+
 impl Head {
     /// Checks and completes `head`, and makes frames' fields of it.
     ///
@@ -94,7 +98,9 @@ fn fields(head: &RequestHead<'_>) -> Result<HeaderMap, RequestError> {
         let joined = (field == http::header::COOKIE).then(|| vec![values.join(&b"; "[..])]);
         for value in joined.as_deref().unwrap_or(values) {
             let value = HeaderValue::from_bytes(value.trim_ascii());
-            fields.append(&field, value.map_err(|_| RequestError::HeaderValue)?);
+            let mut value = value.map_err(|_| RequestError::HeaderValue)?;
+            value.set_sensitive(CREDENTIALS.contains(&field.as_str()));
+            fields.append(&field, value);
         }
     }
     Ok(fields)
@@ -301,6 +307,25 @@ mod tests {
     fn cookies_are_joined() {
         let fields = fields_of(&[("Cookie", &["a=1", "b=2; c=3"])]);
         assert_eq!(fields, [pair("cookie", "a=1; b=2; c=3")]);
+    }
+
+    #[test]
+    fn credentials_are_never_indexed() {
+        let request = sent(request(
+            "GET",
+            "/",
+            &[
+                ("Cookie", &["a=1"]),
+                ("AUTHORIZATION", &["b"]),
+                ("X", &["c"]),
+            ],
+        ));
+        let fields = request.headers().iter();
+        let sensitive: Vec<_> = fields
+            .filter(|(_, value)| value.is_sensitive())
+            .map(|(name, _)| name.as_str())
+            .collect();
+        assert_eq!(sensitive, ["cookie", "authorization"]);
     }
 
     #[test]
