@@ -82,6 +82,7 @@ where
         connection: Connection::new(sender, limit, health, idle_for),
         patience,
         asked: None,
+        answers: Answers::default(),
         ending: None,
     })
 }
@@ -117,8 +118,40 @@ where
     patience: Duration,
     /// Since when a ping has not been answered.
     asked: Option<Instant>,
+    answers: Answers,
     /// Since when the server has only had to see the end of the connection.
     ending: Option<Instant>,
+}
+
+/// The pings that the server has answered while it sent nothing else.
+#[derive(Debug, Default)]
+struct Answers {
+    count: u32,
+    last: Option<Instant>,
+}
+
+impl Answers {
+    /// For how long it may be silent after these. It has shown that it is there, and servers of gRPC
+    /// end a connection with the third ping that comes within 5 minutes of the one before, if they
+    /// have sent nothing in between (gRPC proposal A8).
+    fn lengthen(&self, patience: Duration) -> Duration {
+        const FACTOR: u32 = 8;
+        const LONGEST: Duration = Duration::from_secs(600);
+        let lengthened = patience.saturating_mul(FACTOR.saturating_pow(self.count));
+        lengthened.min(LONGEST).max(patience)
+    }
+
+    fn add(&mut self) {
+        self.count += 1;
+        self.last = Some(Instant::now());
+    }
+
+    /// Forgets them if there was something else since.
+    fn look(&mut self, silent_since: Instant) {
+        if self.last.is_none_or(|last| last < silent_since) {
+            self.count = 0;
+        }
+    }
 }
 
 /// What the driver wakes up for.
@@ -195,6 +228,7 @@ where
             && let Poll::Ready(answer) = pings.poll_pong(cx)
         {
             self.asked = None;
+            self.answers.add();
             let mut state = self.connection.lock();
             state.suspected = answer.is_err();
             self.connection.note_room(&state);
@@ -230,7 +264,7 @@ where
     }
 
     /// When to look again whether the server is still there.
-    fn alarm(&self) -> Option<Instant> {
+    fn alarm(&mut self) -> Option<Instant> {
         if let Some(ending) = self.ending {
             return Some(ending + self.patience);
         }
@@ -239,7 +273,9 @@ where
             return Some(asked.max(heard) + self.patience);
         }
         let state = self.connection.lock();
-        (state.streams > 0).then(|| heard.max(state.waiting_since) + self.patience)
+        let silent_since = heard.max(state.waiting_since);
+        self.answers.look(silent_since);
+        (state.streams > 0).then(|| silent_since + self.answers.lengthen(self.patience))
     }
 
     fn look_if_suspected(&mut self) {
@@ -285,6 +321,23 @@ mod tests {
 
     /// SETTINGS with nothing in it (RFC 9113, 6.5).
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+
+    #[test]
+    fn a_server_that_answers_pings_gets_fewer_of_them() {
+        let patience = Duration::from_secs(10);
+        let mut answers = Answers::default();
+        let silent_since = Instant::now();
+        let mut gaps = Vec::new();
+        for _ in 0..4 {
+            answers.look(silent_since);
+            gaps.push(answers.lengthen(patience).as_secs());
+            answers.add();
+        }
+        assert_eq!(gaps, [10, 80, 600, 600]);
+        std::thread::sleep(Duration::from_millis(1));
+        answers.look(Instant::now());
+        assert_eq!(answers.lengthen(patience), patience);
+    }
 
     #[tokio::test]
     async fn a_server_that_reads_nothing_does_not_keep_an_ending_connection() {
