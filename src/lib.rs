@@ -14,9 +14,14 @@ pub mod http1;
 pub mod http2;
 pub mod log;
 pub mod mailbox;
+#[expect(unsafe_code, reason = "malloc_trim gives memory back")]
 pub mod memory;
 pub mod net;
 pub mod pool;
+#[expect(
+    unsafe_code,
+    reason = "the engine of a process: a leaked pointer, a handler of forks, signal masks"
+)]
 pub mod runtime;
 pub mod stats;
 pub mod tls;

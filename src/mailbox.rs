@@ -12,6 +12,10 @@ use socket2::SockRef;
 
 use crate::runtime::Engine;
 
+#[expect(
+    unsafe_code,
+    reason = "asks the kernel whose the other end of a wake socket is"
+)]
 mod channel;
 
 pub use channel::Listener;

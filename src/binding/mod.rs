@@ -12,6 +12,10 @@ mod mailbox;
 mod options;
 mod reply;
 mod report;
+#[expect(
+    unsafe_code,
+    reason = "large strings and header tables are made on Lua's stack"
+)]
 mod strings;
 
 use std::collections::BTreeMap;

@@ -18,6 +18,7 @@
 mod answer;
 mod body;
 mod connect;
+#[expect(unsafe_code, reason = "reads into the spare room of a buffer")]
 mod connection;
 mod gate;
 mod keeping;

@@ -13,6 +13,10 @@ mod config;
 mod explain;
 mod handshake;
 mod identity;
+#[expect(
+    unsafe_code,
+    reason = "geteuid: the key log has to be a file of this user"
+)]
 mod keylog;
 mod observe;
 mod pem;
