@@ -1,10 +1,10 @@
 local certs = require("spec.support.certs")
+local full_listener = require("spec.support.full_listener")
 local http = require("resty.mtls.http")
 local nginx = require("spec.support.nginx")
 local peer = require("spec.support.peer")
 local prelude = require("spec.support.prelude")
 local process = require("spec.support.process")
-local socket = require("socket")
 local system = require("system")
 
 local HEAD = peer.receive_until("\r\n\r\n")
@@ -67,30 +67,6 @@ local function assert_nothing_left(httpc)
     if server.wait_for_event then
         server:wait_for_event("1 read: ")
     end
-end
-
-
--- A port that takes no connections: the queue of those that nobody accepts is full.
-local function full_listener()
-    local listener = socket.tcp4()
-    assert(listener:bind("127.0.0.1", 0))
-    assert(listener:listen(0))
-    local _, port = listener:getsockname()
-    local queued = {}
-    for i = 1, 20 do
-        queued[i] = socket.tcp4()
-        queued[i]:settimeout(0.3)
-        local _, err = queued[i]:connect("127.0.0.1", port)
-        if err == "timeout" then
-            return { port = port, stop = function()
-                for _, connection in ipairs(queued) do
-                    connection:close()
-                end
-                listener:close()
-            end }
-        end
-    end
-    error("the queue does not get full")
 end
 
 

@@ -1,8 +1,8 @@
 local certs = require("spec.support.certs")
+local full_listener = require("spec.support.full_listener")
 local http = require("resty.mtls.http")
 local nginx = require("spec.support.nginx")
 local peer = require("spec.support.peer")
-local socket = require("socket")
 local system = require("system")
 
 local HEAD = peer.receive_until("\r\n\r\n")
@@ -59,30 +59,6 @@ local function connected(timeouts, script, tls)
     local httpc = client(unpack(timeouts))
     assert(httpc:connect(target(tls and "https")))
     return httpc
-end
-
-
--- A port that takes no connections: the queue of those that nobody accepts is full.
-local function full_listener()
-    local listener = socket.tcp4()
-    assert(listener:bind("127.0.0.1", 0))
-    assert(listener:listen(0))
-    local _, port = listener:getsockname()
-    local queued = {}
-    for i = 1, 20 do
-        queued[i] = socket.tcp4()
-        queued[i]:settimeout(0.3)
-        local _, err = queued[i]:connect("127.0.0.1", port)
-        if err == "timeout" then
-            return { port = port, stop = function()
-                for _, connection in ipairs(queued) do
-                    connection:close()
-                end
-                listener:close()
-            end }
-        end
-    end
-    error("the queue does not get full")
 end
 
 

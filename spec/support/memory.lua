@@ -3,13 +3,15 @@ local _M = {}
 
 
 local function field(name)
-    for line in io.lines("/proc/self/status") do
-        local kilobytes = line:match("^" .. name .. ":%s+(%d+) kB")
-        if kilobytes then
-            return tonumber(kilobytes) / 1024
-        end
+    local file = assert(io.open("/proc/self/status"))
+    local text = file:read("*a")
+    -- At once: the specs count file descriptors.
+    file:close()
+    local kilobytes = text:match("\n" .. name .. ":%s+(%d+) kB")
+    if not kilobytes then
+        error("no " .. name .. " in /proc/self/status")
     end
-    error("no " .. name .. " in /proc/self/status")
+    return tonumber(kilobytes) / 1024
 end
 
 
@@ -17,6 +19,13 @@ end
 ---@return number megabytes
 function _M.peak()
     return field("VmHWM")
+end
+
+
+--- What is resident now.
+---@return number megabytes
+function _M.resident()
+    return field("VmRSS")
 end
 
 

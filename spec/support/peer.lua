@@ -123,6 +123,13 @@ function _M.pause()
 end
 
 
+--- Says a word in the events.
+---@param word string
+function _M.tell(word)
+    return { action = "tell", value = word }
+end
+
+
 --- Closes in an orderly way; with TLS, with close_notify.
 function _M.close()
     return { action = "close" }

@@ -141,6 +141,11 @@ function actions.pause(connection)
 end
 
 
+function actions.tell(connection, step)
+    report(connection, step.value)
+end
+
+
 function actions.close(connection)
     connection.socket:close()
     connection.closed = true
