@@ -139,7 +139,11 @@ function _M.make(name, identity)
     dir = dir or fs.temp_dir("certs")
     local issuer = identity.issuer and _M.path(identity.issuer .. ".leaf.crt"):sub(1, -10)
     local path = dir .. "/" .. name
-    keys.generate(path .. ".key", identity.key or "p256")
+    if identity.key_of then
+        fs.write(path .. ".key", _M.read(identity.key_of .. ".key"))
+    else
+        keys.generate(path .. ".key", identity.key or "p256")
+    end
     process.check({
         "openssl", "req", "-new", "-key", path .. ".key", "-out", path .. ".csr",
         "-subj", "/O=Example/CN=" .. (identity.common_name or name),

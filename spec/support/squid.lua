@@ -50,6 +50,21 @@ local TEMPLATE = [[
     visible_hostname proxy.test
 ]]
 
+-- The origin sees by the address that a connection comes from which port it was asked on, and by
+-- whom. Connections to the origin are for one client each.
+local SOURCES = [[
+    acl to_open myportname open
+    acl to_tls myportname tls
+    acl is_alice proxy_auth alice
+    acl is_bob proxy_auth bob
+    tcp_outgoing_address $NETWORK.1 to_open
+    tcp_outgoing_address $NETWORK.2 to_tls
+    tcp_outgoing_address $NETWORK.3 to_guarded is_alice
+    tcp_outgoing_address $NETWORK.4 to_guarded is_bob
+    server_persistent_connections off
+    max_filedescriptors 4096
+]]
+
 ---@class Squid
 ---@field ports { open: integer, guarded: integer, tls: integer }
 ---@field dir string
@@ -68,7 +83,7 @@ local function users_file()
 end
 
 
-local function configure(self)
+local function configure(self, network)
     -- It reads the key as the user that it becomes.
     local key = self.dir .. "/key"
     fs.write(key, certs.read("server.key"))
@@ -78,20 +93,29 @@ local function configure(self)
         OPEN = self.ports.open, GUARDED = self.ports.guarded, TLS = self.ports.tls,
         CERT = certs.path("server.crt"), KEY = key, HELPER = HELPER, DIR = self.dir,
     }
-    fs.write(self.dir .. "/squid.conf", (TEMPLATE:gsub("%$([A-Z_]+)", values)))
+    local config = TEMPLATE:gsub("%$([A-Z_]+)", values)
+    if network then
+        config = config .. SOURCES:gsub("%$NETWORK", network)
+    end
+    fs.write(self.dir .. "/squid.conf", config)
 end
 
 
+---@class SquidOptions
+---@field network string? "127.0.1": connections come from 127.0.1.1 if it was asked on the port
+---"open", .2 on "tls", and on "guarded" .3 if alice asked, .4 if bob did
+
 --- Starts squid and returns when it accepts connections.
+---@param opts SquidOptions?
 ---@return Squid
-function _M.start()
+function _M.start(opts)
     local self = setmetatable({
         dir = fs.temp_dir("squid"),
         ports = { open = ports.free(), guarded = ports.free(), tls = ports.free() },
     }, Squid)
     -- Started by root, it becomes the user "proxy" before it opens its logs.
     fs.open_to_all(self.dir)
-    configure(self)
+    configure(self, opts and opts.network)
     self.process = process.start({ "squid", "-N", "-f", self.dir .. "/squid.conf" },
                                  { cwd = self.dir, log = self.dir .. "/output" })
     process.wait_until("squid listens", function()

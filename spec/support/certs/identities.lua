@@ -4,6 +4,7 @@
 ---@field usage "ca"|"server"|"client"|nil may be missing where `extensions` is given
 ---@field issuer string? name of the identity that signs; itself unless given
 ---@field key "p256"|"p384"|"p521"|"rsa1024"|"rsa2048"|"ed25519"? p256 unless given
+---@field key_of string? name of the identity whose key it has too, in place of one of its own
 ---@field names string? subjectAltName in openssl's notation
 ---@field extensions string? in place of those of the usage and of `names`; "" makes X.509 version 1
 ---@field common_name string?
