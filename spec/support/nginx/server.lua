@@ -55,6 +55,8 @@ http {
 ---@field port integer the first one in the configuration
 ---@field process Process
 ---@field workers integer
+---@field argv string[]
+---@field env table<string, string|false>
 local Nginx = {}
 Nginx.__index = Nginx
 _M.Nginx = Nginx
@@ -123,21 +125,35 @@ function _M.start(opts)
     configure(dir, opts, self.ports)
     self.port = self.ports[(opts.http:match("%${port%.([^}]+)}"))]
 
-    local argv = { unpack(opts.under or {}) }
+    self.argv, self.env = { unpack(opts.under or {}) }, environment(opts)
     for _, argument in ipairs({ "nginx", "-p", dir .. "/", "-c", dir .. "/nginx.conf",
                                 "-e", dir .. "/error.log" }) do
-        argv[#argv + 1] = argument
+        self.argv[#self.argv + 1] = argument
     end
-    self.process = process.start(argv, { env = environment(opts), log = dir .. "/output" })
+    self:start_again(opts.under and 60)
+    return self
+end
+
+
+--- Starts it with the folder, the configuration and the ports that it had before it was killed.
+---@param timeout number? seconds, 10 unless given
+function Nginx:start_again(timeout)
+    os.remove(self.dir .. "/nginx.pid")
+    self.process = process.start(self.argv, { env = self.env, log = self.dir .. "/output" })
     -- The sockets listen before the pid file is there.
     process.wait_until("nginx has started", function()
         if not self.process:is_running() then
             error("nginx did not start:\n" .. self.process:output() .. self:error_log(), 0)
         end
-        return (fs.read(dir .. "/nginx.pid") or ""):find("%d")
+        return (fs.read(self.dir .. "/nginx.pid") or ""):find("%d")
             and #self:worker_pids() >= self.workers
-    end, opts.under and 60)
-    return self
+    end, timeout)
+end
+
+
+--- Ends master and workers with SIGKILL.
+function Nginx:kill()
+    self.process:kill()
 end
 
 

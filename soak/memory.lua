@@ -1,0 +1,65 @@
+--- Whether workers have kept something: both samples are of workers at rest, after garbage was
+--- collected and free memory given back, so that what is more was kept.
+local _M = {}
+
+local KIB, MIB = 1024, 1024 * 1024
+
+-- Bytes that may be more: so many for each call between the samples, and so many once.
+local BOUNDS = {
+    { name = "resident", each = 128, once = 6 * MIB },
+    { name = "native", each = 64, once = MIB },
+    { name = "lua", each = 64, once = 512 * KIB },
+}
+
+
+--- What is not as it is at rest.
+---@param samples table[]
+---@return string[]
+function _M.unsettled(samples)
+    local findings = {}
+    for _, sample in ipairs(samples) do
+        if sample.failure then
+            findings[#findings + 1] = "a worker cannot tell: " .. sample.failure
+        elseif not sample.at_rest then
+            local stats = sample.stats
+            findings[#findings + 1] = string.format("worker %d does not come to rest: connections "
+                .. "open %d, idle %d; requests in flight %d, operations %d; timers %d", sample.pid,
+                stats.connections_open, stats.connections_idle, stats.requests_in_flight,
+                stats.operations_in_flight, sample.timers)
+        end
+    end
+    return findings
+end
+
+
+--- What the workers of a gateway have kept.
+---@param before table[] samples
+---@param after table[] samples of the same workers
+---@return string[] findings
+function _M.compare(before, after)
+    local findings = _M.unsettled(after)
+    for i, first in ipairs(before) do
+        local last = after[i]
+        if not last or first.pid ~= last.pid then
+            findings[#findings + 1] = "worker " .. tostring(first.pid) .. " is gone"
+            return findings
+        end
+        local calls = last.calls - first.calls
+        for _, bound in ipairs(BOUNDS) do
+            local more = last[bound.name] - first[bound.name]
+            if more > bound.each * calls + bound.once then
+                findings[#findings + 1] = string.format(
+                    "worker %d kept memory: %s grew by %.0f KiB in %d calls, %.0f bytes each",
+                    last.pid, bound.name, more / KIB, calls, more / calls)
+            end
+        end
+        if last.descriptors > first.descriptors then
+            findings[#findings + 1] = string.format("worker %d kept descriptors: %d, and now %d",
+                                                    last.pid, first.descriptors, last.descriptors)
+        end
+    end
+    return findings
+end
+
+
+return _M
