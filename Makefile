@@ -8,6 +8,7 @@
 #   make bench PEER=/path/to/lua-resty-http   this library beside that one; see docs/performance.md
 #   make bench-quick PEER=…   the same in less than 3 minutes; bench-instructions counts instructions
 #   make bench-scale   10000 idle connections and 2000 requests in flight: memory and instructions
+#   make soak      10 minutes of everything at a time, with faults; SECONDS=60 SEED=1 for another run
 #   make install LUA_LIB_DIR=/usr/local/openresty/lualib BIN_DIR=/usr/local/bin
 #   make install-dropin LUA_LIB_DIR=…   and require("resty.http") is this library
 #   make install-dropin-ffi LUA_LIB_DIR=…   the same for APISIX's resty.ngx_http_ffi_client
@@ -21,7 +22,7 @@ LIBRARY := $(or $(CARGO_TARGET_DIR),target)/release/libresty_mtls_native.so
 BUILT   := build/lualib/resty/mtls/native.so
 
 .PHONY: all deps build fault-server test test-interop lint fuzz deny demo
-.PHONY: bench bench-quick bench-instructions bench-scale install install-dropin install-dropin-ffi
+.PHONY: bench bench-quick bench-instructions bench-scale soak install install-dropin install-dropin-ffi
 .PHONY: clean dist uninstall
 
 all: build
@@ -76,6 +77,12 @@ bench-instructions: deps build
 # Instructions are counted if there is valgrind. BENCH: options of bench/scale.lua.
 bench-scale: deps build
 	@luajit bench/scale.lua $(BENCH)
+
+# spec/soak_spec.lua is the same for a minute. SOAK: --sabotage=KIND puts a defect in, to see it found.
+SECONDS ?= 600
+
+soak: deps build fault-server
+	@luajit soak/run.lua --seconds="$(SECONDS)" --seed="$(SEED)" $(SOAK)
 
 # LUA_CLIB_DIR differs only for luarocks, which keeps native modules apart. BIN_DIR is for the command
 # resty-mtls-check: LUA_LIB_DIR/bin unless given.

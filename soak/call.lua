@@ -33,7 +33,7 @@ Call.__index = Call
 function _M.new(settings, given)
     return setmetatable({
         id = given.id, random = random.new(given.seed, given.id), target = given.target,
-        who = given.who, settings = settings, used = 0, pools = { {} },
+        who = given.who, settings = settings, used = 0,
     }, Call)
 end
 
@@ -159,7 +159,7 @@ end
 --- The parameters of a request for it.
 ---@param want Want
 ---@return table
-function Call:params(want)
+function Call.params(_, want)
     local query = string.format("id=%d&n=%d&up=%d&how=%s&status=%d%s", want.id, want.n, want.up,
                                 want.how, want.status, want.more or "")
     local params = {
@@ -227,13 +227,43 @@ function Call:exchange(httpc, want, params)
 end
 
 
+-- What leads to connections of HTTP/2 that this worker has had.
+local shared = {}
+
+
+local function note_shared(call, options)
+    if call.target.http_version then
+        local key = table.concat({ call.target.name, call.who.name, options.pool or "" }, "\t")
+        shared[key] = shared[key] or function()
+            local httpc, again = call:client(), call:options()
+            again.pool, again.pool_size = options.pool, options.pool_size
+            again.backlog = options.backlog
+            return httpc:connect(again) and httpc
+        end
+    end
+end
+
+
+--- For a worker that comes to rest: has connections of HTTP/2 end soon. One is open for a minute,
+--- unless somebody who has given it back has said for how long; and who had it may have closed, or
+--- have been killed.
+function _M.end_shared()
+    for _, connect in pairs(shared) do
+        local httpc = connect()
+        if httpc then
+            httpc:set_keepalive(100, 1)
+        end
+    end
+end
+
+
 --- A client that is connected.
 function Call:connected(more)
     local httpc, options = self:client(), self:options()
     for name, value in pairs(more or {}) do
         options[name] = value
     end
-    self.pools[1] = more or {}
+    note_shared(self, options)
     self:must(httpc:connect(options))
     return httpc
 end
@@ -253,27 +283,12 @@ function Call:give_back(httpc)
 end
 
 
---- At the end. A connection of HTTP/2 is open for a minute, unless somebody who has given it back has
---- said for how long; and all may have closed, or been killed.
-function Call:settle()
-    if not self.target.http_version then
-        return
-    end
-    for _, pool in ipairs(self.pools) do
-        local httpc, options = self:client(), self:options()
-        options.pool, options.pool_size, options.backlog = pool.pool, pool.pool_size, pool.backlog
-        if httpc:connect(options) then
-            httpc:set_keepalive(IDLE, POOL_SIZE)
-        end
-    end
-end
-
-
 --- Parameters of request_uri: those of the request, and options of `connect`.
 function Call:uri_params(params)
     for name, value in pairs(self:options()) do
         params[name] = value
     end
+    note_shared(self, params)
     params.scheme, params.host, params.port = nil, nil, nil
     params.keepalive = not self.random:one_in(5)
     params.keepalive_timeout, params.keepalive_pool = IDLE, POOL_SIZE

@@ -1,5 +1,5 @@
---- Runs inside of the driver, an nginx that does not have the library: asks the gateways for calls at
---- random, so many at a time, and judges what comes of each.
+--- Runs inside of the driver, an nginx that does not have the library: asks the gateways for calls
+--- at random, so many at a time, and judges what comes of each.
 local accounts = require("soak.accounts")
 local bodies = require("soak.body")
 local cjson = require("cjson")

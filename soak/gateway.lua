@@ -36,7 +36,7 @@ end
 
 --- For init_worker_by_lua.
 function _M.start_worker()
-    rest.watch(function() return calls end)
+    rest.watch(function() return calls end, call_of.end_shared)
 end
 
 
@@ -63,25 +63,14 @@ local function outcome_of(fn, ...)
 end
 
 
--- A client that goes away takes with it the light thread of its call.
-local function settle_when_abandoned(call)
-    assert(ngx.on_abort(function()
-        assert(ngx.timer.at(0, function() call:settle() end))
-        ngx.exit(499)
-    end))
-end
-
-
 --- Makes a call. The answer says what came of it: "right", "failed" with the code, or "finding".
 function _M.call()
     calls = calls + 1
     sabotage.in_call(settings.sabotage, calls)
     local call, arguments = call_from_arguments()
     local scene = hostile.by_name[arguments.way]
-    settle_when_abandoned(call)
     local outcome = scene and outcome_of(hostile.run, call, scene)
         or outcome_of(ways[arguments.way], call)
-    call:settle()
     ngx.header["X-Call"] = arguments.call
     ngx.header["X-Subject"] = call.subject
     ngx.header["X-Requests"] = math.max(call.used, 1)
@@ -94,7 +83,6 @@ function _M.pass()
     calls = calls + 1
     local call = call_from_arguments()
     local outcome = outcome_of(ways.pass, call)
-    call:settle()
     if outcome ~= "right" and not ngx.headers_sent then
         ngx.header["X-Outcome"] = (outcome:gsub("\n", " "))
         ngx.status = 502

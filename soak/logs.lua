@@ -5,7 +5,15 @@ local _M = {}
 local KILLED = "worker process %d+ exited on signal 9"
 
 
+-- Of each log; a line that comes once for each call would hide all others.
+local MOST = 10
+
+
 local function add(problems, name, line)
+    problems.of[name] = (problems.of[name] or 0) + 1
+    if problems.of[name] > MOST then
+        return
+    end
     problems[#problems + 1] = "log of " .. name .. ": " .. line:sub(1, 300)
 end
 
@@ -23,7 +31,7 @@ end
 ---@param servers Servers
 ---@return string[]
 function _M.problems(servers)
-    local problems = {}
+    local problems = { of = {} }
     local texts = { squid = servers.squid:cache_log() }
     for name, server in pairs(servers:nginxes()) do
         texts[name] = server:error_log() .. server.process:output()

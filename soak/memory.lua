@@ -12,6 +12,17 @@ local BOUNDS = {
 }
 
 
+local function open_connections(stats)
+    local parts = {}
+    for name, its in pairs(stats.destinations) do
+        if its.connections_open > 0 then
+            parts[#parts + 1] = its.connections_open .. " to " .. name
+        end
+    end
+    return table.concat(parts, ", ")
+end
+
+
 --- What is not as it is at rest.
 ---@param samples table[]
 ---@return string[]
@@ -23,9 +34,10 @@ function _M.unsettled(samples)
         elseif not sample.at_rest then
             local stats = sample.stats
             findings[#findings + 1] = string.format("worker %d does not come to rest: connections "
-                .. "open %d, idle %d; requests in flight %d, operations %d; timers %d", sample.pid,
-                stats.connections_open, stats.connections_idle, stats.requests_in_flight,
-                stats.operations_in_flight, sample.timers)
+                .. "open %d (%s), idle %d; requests in flight %d, operations %d; timers %d",
+                sample.pid, stats.connections_open, open_connections(stats),
+                stats.connections_idle, stats.requests_in_flight, stats.operations_in_flight,
+                sample.timers)
         end
     end
     return findings
@@ -37,7 +49,10 @@ end
 ---@param after table[] samples of the same workers
 ---@return string[] findings
 function _M.compare(before, after)
-    local findings = _M.unsettled(after)
+    local findings = _M.unsettled(before)
+    for _, finding in ipairs(_M.unsettled(after)) do
+        findings[#findings + 1] = finding
+    end
     for i, first in ipairs(before) do
         local last = after[i]
         if not last or first.pid ~= last.pid then

@@ -52,9 +52,10 @@ end
 --- A line.
 function _M.summary(account, faults, options)
     local total = totals_of(account)
-    return string.format("soak: %d s, seed %d: %d calls, %d right (%d requests), %d expected errors,"
-        .. " %d abandoned, %d findings; %d faults", options.seconds, options.seed, total.asked,
-        total.right, total.requests, total.expected, total.abandoned, total.findings, sum(faults))
+    local format = "soak: %d s, seed %d: %d calls, %d right (%d requests), %d expected errors, "
+        .. "%d abandoned, %d findings; %d faults"
+    return format:format(options.seconds, options.seed, total.asked, total.right, total.requests,
+                         total.expected, total.abandoned, total.findings, sum(faults))
 end
 
 

@@ -46,7 +46,7 @@ end
 local function is_at_rest()
     collectgarbage()
     collectgarbage()
-    local stats = http.stats()
+    local stats = http.stats({ destinations = true })
     -- Only this timer runs: the dispatcher and its wake socket have gone.
     return stats.connections_open == 0 and stats.connections_idle == 0
         and stats.requests_in_flight == 0 and stats.operations_in_flight == 0
@@ -54,7 +54,10 @@ local function is_at_rest()
 end
 
 
-local function sample(calls)
+local function sample(calls, come_to_rest)
+    collectgarbage()
+    collectgarbage()
+    come_to_rest()
     local deadline = ngx.now() + PATIENCE
     local at_rest, stats = is_at_rest()
     while not at_rest and ngx.now() < deadline do
@@ -73,13 +76,13 @@ local function sample(calls)
 end
 
 
-local function look(premature, calls_so_far)
+local function look(premature, calls_so_far, come_to_rest)
     local wanted = ngx.shared.rest:get("wanted") or 0
     if premature or busy or wanted <= answered then
         return
     end
     busy, answered = true, wanted
-    local ok, result = pcall(sample, calls_so_far())
+    local ok, result = pcall(sample, calls_so_far(), come_to_rest)
     ngx.shared.rest:set(wanted .. " " .. ngx.worker.id(),
                         cjson.encode(ok and result or { failure = tostring(result) }))
     busy = false
@@ -88,8 +91,9 @@ end
 
 --- For init_worker_by_lua.
 ---@param calls_so_far fun(): integer
-function _M.watch(calls_so_far)
-    assert(ngx.timer.every(INTERVAL, look, calls_so_far))
+---@param come_to_rest fun() does what is left to do
+function _M.watch(calls_so_far, come_to_rest)
+    assert(ngx.timer.every(INTERVAL, look, calls_so_far, come_to_rest))
 end
 
 

@@ -19,7 +19,7 @@ local _M = {}
 local CROWD = 32
 
 -- The part of the time that goes by before memory is looked at: caches fill, code is compiled.
-local WARM_UP = 0.3
+local WARM_UP = 0.5
 
 ---@class SoakOptions
 ---@field seconds number of load

@@ -21,7 +21,8 @@ local TLS = [[
     ssl_verify_client optional;
     ssl_verify_depth 3;
     ssl_protocols TLSv1.2 TLSv1.3;
-    ssl_session_cache shared:tls:4m;
+    # Tickets do for resumption; a cache that is full is an alert.
+    ssl_session_cache off;
     client_max_body_size 0;
     client_body_buffer_size 1m;
     lua_check_client_abort on;

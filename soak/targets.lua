@@ -21,8 +21,9 @@ _M.SHAKEN = {
     http2_gone_away = true, pipelined = true,
 }
 
--- Requests that may be sent once more.
-local SAFE = { uri = true, steps = true, streamed = true, statuses = true, streams = true }
+-- Requests that may be sent once more, each on a connection of the pool: one that its caller holds
+-- may have ended meanwhile.
+local SAFE = { uri = true }
 
 -- squid holds back what it reads and says 100 on its own.
 local PROXIED = { uri = true, steps = true, streamed = true, post = true, iterator = true,

@@ -1,4 +1,4 @@
---- Ways of calling with several requests at a time, and those that end before their answer is there.
+--- Ways of calling with several requests at a time, and those that end before their answer.
 local _M = {}
 
 
