@@ -180,6 +180,16 @@ function Call.body_of(_, want, subject)
 end
 
 
+-- The version of TLS, and that nothing was resumed where that was not wanted.
+function Call:check_session(headers)
+    local target = self.target
+    local reuse = not target.options or target.options.ssl_session_reuse ~= false
+    if headers["X-Tls"] ~= target.tls or headers["X-Resumed"] == "r" and not reuse then
+        self:wrong("the session is one of %s, resumed: %s", headers["X-Tls"], headers["X-Resumed"])
+    end
+end
+
+
 --- Is this the head that was asked for? It gives whom the server saw.
 ---@return string subject
 function Call:check_head(res, want)
@@ -200,9 +210,11 @@ function Call:check_head(res, want)
     if version ~= self.target.protocol and not self.target.proxy then
         self:wrong("was seen with %s", version)
     end
-    local up = want.seen_up or want.up
-    if tonumber(headers["X-Up"]) ~= up then
-        self:wrong("%s bytes of the body were seen, and %d sent", headers["X-Up"], up)
+    if tonumber(headers["X-Up"]) ~= want.up then
+        self:wrong("%s bytes of the body were seen, and %d sent", headers["X-Up"], want.up)
+    end
+    if self.target.scheme == "https" then
+        self:check_session(headers)
     end
     self.subject = subject
     return subject

@@ -83,7 +83,7 @@ local function read_answer(sock)
     end
     local status, fields, body = text:match("^HTTP/1%.1 (%d+)[^\n]*\n(.-\r\n)\r\n(.*)$")
     if not status then
-        return nil, text == "" and "an end without an answer" or "no answer: " .. text:sub(1, 100)
+        return nil, text == "" and "an answer that was cut off" or "no answer: " .. text:sub(1, 100)
     end
     local headers = {}
     for name, value in fields:gmatch("([^:\r\n]+): ([^\r\n]*)\r\n") do
@@ -135,8 +135,8 @@ end
 local function judge(order, answer, err)
     if not answer then
         -- A passed answer that the server did not finish is cut off for the client as well.
-        if order.passed and order.target.is_shaky and err:find("cut off") then
-            return account:expected(order, "cut off")
+        if order.passed and order.target.is_shaky and err:find("^an ") then
+            return account:expected(order, "cut_off")
         end
         return account:finding(order, "lost: " .. err)
     end

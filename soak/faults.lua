@@ -72,7 +72,12 @@ Schedule.__index = Schedule
 function _M.schedule(servers, random)
     -- Made now, as openssl would take its time later.
     certs.path("rotating-b.crt")
-    return setmetatable({ servers = servers, random = random, counts = {}, left = {} }, Schedule)
+    local counts = {}
+    for _, name in ipairs(names) do
+        counts[name] = 0
+    end
+    return setmetatable({ servers = servers, random = random, counts = counts, left = {} },
+                        Schedule)
 end
 
 
@@ -83,7 +88,7 @@ function Schedule:inject()
     end
     local name = table.remove(self.left, self.random:upto(#self.left))
     faults[name](self.servers, self.random)
-    self.counts[name] = (self.counts[name] or 0) + 1
+    self.counts[name] = self.counts[name] + 1
 end
 
 

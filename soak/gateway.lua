@@ -30,6 +30,7 @@ function _M.set_up(path)
         end
     end
     identities.set_up(settings)
+    sabotage.key_path = settings.files.key
     assert(http.set_defaults({ log_failures = settings.log_failures }))
 end
 

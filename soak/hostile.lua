@@ -199,7 +199,7 @@ table.sort(_M.list, function(a, b) return a.name < b.name end)
 -- Names of pools that nobody uses now: a peer of HTTP/2 has one stream on each connection. The one
 -- that was used longest ago comes first, and its connection has ended by then.
 local free_pools = {}
-for i = 1, 64 do
+for i = 1, 40 do
     free_pools[i] = "pool " .. i
 end
 
@@ -243,7 +243,7 @@ function _M.run(call, scene)
     local pool
     if scene.http2 then
         options.http_version = 2
-        pool = table.remove(free_pools, 1)
+        pool = assert(table.remove(free_pools, 1), "more calls at a time than pools")
     end
     local res, err, details = request(call, scene, options, pool)
     if pool then

@@ -1,4 +1,9 @@
 --- What there is to say of a soak.
+local hostile = require("soak.hostile")
+local identities = require("soak.identities")
+local targets = require("soak.targets")
+local ways = require("soak.ways")
+
 local _M = {}
 
 local MIB = 1024 * 1024
@@ -23,6 +28,39 @@ local function sum(numbers)
 end
 
 
+-- What has to have come up, for a soak that says anything: ways and peers, as they have to end;
+-- servers, identities, and what the library does by itself.
+local function missing(account, counts, samples)
+    local list = {}
+    local function demand(what, has)
+        list[#list + 1] = not has and "never seen: " .. what or nil
+    end
+    for _, group in ipairs({ ways.list, hostile.list }) do
+        for _, way in ipairs(group) do
+            local title = way.title or "peer " .. way.name
+            local row = account.rows[title]
+            demand(title, row and (way.fails and sum(row.expected) or way.is_abandoned
+                                   and row.abandoned or row.right) > 0)
+        end
+    end
+    for _, target in ipairs(targets.list) do
+        demand("target " .. target.name, account.targets[target.name])
+    end
+    for _, who in ipairs(identities.list) do
+        for subject in pairs(who.subjects) do
+            demand("identity " .. subject, account.subjects[subject])
+        end
+    end
+    for name, count in pairs(counts) do
+        demand("fault " .. name, count > 0)
+    end
+    for _, name in ipairs({ "retries", "handshakes_resumed", "connections_reused" }) do
+        demand(name, samples[1].stats[name] > 0)
+    end
+    return list
+end
+
+
 local function totals_of(account)
     local total = { asked = 0, right = 0, requests = 0, expected = 0, abandoned = 0, findings = 0 }
     for _, row in pairs(account.rows) do
@@ -34,10 +72,13 @@ local function totals_of(account)
 end
 
 
---- Calls that were asked and have no outcome, and ways that nobody went.
+--- Calls that were asked and have no outcome, and what never came up.
+---@param account table
+---@param faults table<string, integer>
+---@param samples table[] of workers
 ---@return string[] findings
-function _M.unbalanced(account)
-    local findings = {}
+function _M.gaps(account, faults, samples)
+    local findings = missing(account, faults, samples)
     for title, row in pairs(account.rows) do
         local had = row.right + sum(row.expected) + row.abandoned + row.findings
         if had ~= row.asked then

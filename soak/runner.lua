@@ -102,7 +102,7 @@ local function run(servers, options)
     local account = state_of(servers).account
     local findings = {}
     add_all(findings, account.findings)
-    add_all(findings, report.unbalanced(account))
+    add_all(findings, report.gaps(account, schedule.counts, after))
     add_all(findings, memory.compare(before, after))
     add_all(findings, memory.unsettled(others))
     add_all(findings, logs.problems(servers))

@@ -1,4 +1,4 @@
---- Defects that are put in to see that a soak finds them.
+--- Runs inside of the gateways: defects that are put in to see that a soak finds them.
 local ffi = require("ffi")
 
 local _M = {}
@@ -7,6 +7,10 @@ ffi.cdef("int dup(int fd);")
 
 local KIB = 1024
 local kept = {}
+
+--- Of a file with a secret.
+---@type string
+_M.key_path = nil
 
 local kinds = {}
 
@@ -23,17 +27,17 @@ kinds["leak-native"] = function()
 end
 
 
---- A file descriptor for each thousandth call.
+--- A file descriptor for each two-hundredth call.
 kinds["leak-fd"] = function(count)
-    if count % 1000 == 0 then
+    if count % 200 == 0 then
         ffi.C.dup(1)
     end
 end
 
 
---- No answer to each thousandth call.
+--- No answer to each two-hundredth call.
 kinds["lose"] = function(count)
-    if count % 1000 == 0 then
+    if count % 200 == 0 then
         ngx.exit(444)
     end
 end

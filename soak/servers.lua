@@ -7,6 +7,7 @@ local fault_server = require("spec.support.fault_server")
 local frames = require("spec.support.frames")
 local fs = require("spec.support.fs")
 local hostile = require("soak.hostile")
+local nghttpd = require("spec.support.nghttpd")
 local nginx = require("spec.support.nginx")
 local pkcs12 = require("spec.support.certs.pkcs12")
 local ports = require("spec.support.ports")
@@ -116,6 +117,7 @@ local DRIVER = [[
 ---@field steady Nginx gateway
 ---@field driver Nginx
 ---@field squid Squid
+---@field nghttpd Nghttpd gives back what it gets
 ---@field rotating string path of the file of certificate and key that is replaced
 ---@field secrets string[] what no log may have in it
 local Servers = {}
@@ -162,7 +164,7 @@ local function settings_of(self, opts)
         tls = self.calm.ports.tls, h2 = self.calm.ports.h2, h2c = self.calm.ports.h2c,
         plain = self.calm.ports.plain, brief = self.calm.ports.brief, nobody = ports.free(),
         shaky_tls = self.shaky.ports.tls, shaky_h2 = self.shaky.ports.h2,
-        shaky_plain = self.shaky.ports.plain,
+        shaky_plain = self.shaky.ports.plain, nghttpd = self.nghttpd.port,
     }
     start_hostile(self, port_of)
     local settings = {
@@ -173,8 +175,9 @@ local function settings_of(self, opts)
                   pkcs12 = pkcs12.path("client-chained"), rotating = self.rotating },
     }
     self.secrets = { certs.PASSPHRASE, "PRIVATE KEY" }
-    for _, name in ipairs({ "client-a", "client-b", "client-rsa", "client-ed25519",
-                            "client-chained-p384" }) do
+    for _, name in ipairs({ "client-a", "client-b", "client-rsa", "client-ed25519", "client-p384",
+                            "client-chained", "client-chained-p384", "rotating-a",
+                            "rotating-b" }) do
         settings.identities[name] = { cert = certs.read(name .. ".crt"),
                                       key = certs.read(name .. ".key") }
         self.secrets[#self.secrets + 1] = certs.read(name .. ".key"):match("\n([^\n]+)")
@@ -204,7 +207,7 @@ function _M.start(opts)
     local vars = { sabotage = opts.sabotage or "" }
     self.calm = nginx.start({ http = CALM, workers = 2, log_level = "warn", vars = vars })
     self.shaky = nginx.start({ http = SHAKY, workers = 2, log_level = "warn", vars = vars })
-    self.squid = squid.start()
+    self.squid, self.nghttpd = squid.start(), nghttpd.start({ tls = true })
     fs.write(dir .. "/settings", cjson.encode(settings_of(self, opts)))
 
     local function gateway()
@@ -234,6 +237,7 @@ function Servers:stop()
     for _, server in ipairs(self.hostile) do
         server:stop()
     end
+    self.nghttpd:stop()
     self.squid:stop()
 end
 

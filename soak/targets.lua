@@ -11,6 +11,7 @@ local _M = {}
 ---@field proxy string? of squid: "open", "guarded" or "tls"
 ---@field is_shaky boolean? is killed, frozen, reloaded and away while the soak runs
 ---@field protocol string what the server has to see
+---@field tls string the version that the server has to see
 ---@field only table<string, boolean>? the ways that go there; all of them unless given
 
 --- With what a call to a server that is killed, frozen or away may end, and nothing else. Its
@@ -53,6 +54,8 @@ _M.list = {
       only = PROXIED },
     { name = "tls-tunnel", weight = 2, server = "h2", scheme = "https", proxy = "tls",
       http_version = 2, only = PROXIED },
+    { name = "nghttpd", weight = 1, server = "nghttpd", scheme = "https", http_version = 2,
+      only = { echoed = true } },
     { name = "shaky-h1", weight = 6, server = "shaky_tls", scheme = "https", is_shaky = true },
     { name = "shaky-h2", weight = 6, server = "shaky_h2", scheme = "https", is_shaky = true,
       http_version = 2 },
@@ -61,6 +64,7 @@ _M.list = {
 
 _M.by_name = {}
 for _, target in ipairs(_M.list) do
+    target.tls = target.options and target.options.ssl_max_version or "TLSv1.3"
     target.protocol = target.http_version and "HTTP/2.0" or "HTTP/1.1"
     _M.by_name[target.name] = target
 end

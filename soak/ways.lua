@@ -40,6 +40,7 @@ _M.list = {
     { name = "impatient", weight = 3, fails = { read_timeout = true } },
     { name = "slow", weight = 6, is_abandoned = true },
     { name = "large_down", weight = 1, is_abandoned = true },
+    { name = "echoed", weight = 3, needs = "nghttpd" },
     { name = "pass", weight = 6, needs = "https", is_passed = true },
 }
 

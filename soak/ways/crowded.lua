@@ -1,4 +1,5 @@
---- Ways of calling with several requests at a time, and those that end before their answer.
+--- Runs inside of the gateways. Ways of calling with several requests at a time, and those that end
+--- before their answer is there.
 local _M = {}
 
 

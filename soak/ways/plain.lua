@@ -1,4 +1,7 @@
---- Ways of calling that go well: requests one by one, bodies in all forms, answers in parts.
+--- Runs inside of the gateways. Ways of calling that go well: requests one by one, bodies in all
+--- forms, answers in parts.
+local bodies = require("soak.body")
+
 local _M = {}
 
 
@@ -222,6 +225,21 @@ function _M.slow(call)
     local want = call:want({ n = call.random:upto(20000) + 1, more = string.format(
         "&wait=%.3f&pause=%.3f", call.random:upto(250) / 1000, call.random:upto(250) / 1000) })
     call:exchange(httpc, want)
+    call:give_back(httpc)
+end
+
+
+--- A server that is no nginx, and has no idea of ids: what it gets it gives back.
+function _M.echoed(call)
+    local httpc = call:connected()
+    local want = call:want({ method = "POST", up = call:size() + 1 })
+    local params = call:params(want)
+    local res = call:must(httpc:request(params))
+    local body = call:must(res:read_body())
+    if res.status ~= 200 or body ~= params.body then
+        call:wrong("the echo of %d (%s): %s", want.id, res.status,
+                   bodies.difference(params.body, body))
+    end
     call:give_back(httpc)
 end
 
