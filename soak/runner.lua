@@ -79,6 +79,13 @@ local function samples_of(...)
 end
 
 
+-- Workers that a reload has replaced, and that have not ended although all calls have.
+local function workers_left(gateway)
+    local left = #gateway:worker_pids() - gateway.workers
+    return left ~= 0 and { left .. " workers too many of the gateway that was reloaded" } or {}
+end
+
+
 local function add_all(list, more)
     for _, item in ipairs(more) do
         list[#list + 1] = item
@@ -105,6 +112,7 @@ local function run(servers, options)
     add_all(findings, report.gaps(account, schedule.counts, after))
     add_all(findings, memory.compare(before, after))
     add_all(findings, memory.unsettled(others))
+    add_all(findings, workers_left(servers.reloaded))
     add_all(findings, logs.problems(servers))
     return {
         findings = findings,

@@ -206,6 +206,21 @@ describe("nginx", function()
         assert.equals("connection refused", err)
     end)
 
+    it("is what it was when it starts again after it was killed", function()
+        local site = nginx.start({ http = [[
+            server { listen 127.0.0.1:${port.site}; return 200 "here"; }
+        ]], workers = 2 })
+        local port, pid = site.port, site:pid()
+        site:kill()
+        assert.same({}, groups.members(pid))
+        assert.is_nil((client.fetch({ port = port, path = "/" })))
+        site:start_again()
+        assert.equals("here", site:get("/").body)
+        assert.equals(port, site.port)
+        assert.equals(2, #site:worker_pids())
+        site:stop()
+    end)
+
     it("passes the environment and the user on", function()
         local chunk = [[
             local status = io.open("/proc/self/status"):read("*a")

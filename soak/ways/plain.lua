@@ -15,6 +15,10 @@ function _M.uri(call)
         if call.random:one_in(3) then
             params.deadline = 60000
         end
+        if call.random:one_in(6) then
+            -- HTTP/2 does not send it.
+            params.headers.Connection = "close"
+        end
         local res = call:must(call:client():request_uri(call:uri() .. params.path, params))
         call:check(res, res.body, want)
     end

@@ -151,9 +151,11 @@ function Nginx:start_again(timeout)
 end
 
 
---- Ends master and workers with SIGKILL.
+--- Ends master and workers with SIGKILL, and returns when they are gone.
 function Nginx:kill()
+    local group = self.process.pid
     self.process:kill()
+    process.wait_until("the workers are gone", function() return #groups.members(group) == 0 end)
 end
 
 
