@@ -24,6 +24,7 @@ pub mod pool;
 )]
 pub mod runtime;
 pub mod stats;
+pub mod threads;
 pub mod tls;
 
 /// `require("resty.mtls.native")`

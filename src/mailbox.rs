@@ -144,6 +144,10 @@ impl Mailbox {
         let id = state.next_waker;
         state.next_waker += 1;
         let socket = Arc::new(socket);
+        let watch = Watch {
+            mailbox: self.clone(),
+            waker: id,
+        };
         let pending = !state.completed.is_empty();
         state.notified |= pending;
         state.wakers.push((id, socket.clone()));
@@ -151,7 +155,7 @@ impl Mailbox {
         if pending {
             self.wake(&socket);
         }
-        self.engine.spawn(watch(self.clone(), id));
+        self.engine.spawn(watch.run());
         id
     }
 
@@ -201,27 +205,42 @@ impl Mailbox {
 
 /// Sends the wake that says "idle long enough, go": a dispatcher waits without a time-out, since
 /// ngx_lua logs each cosocket time-out as an error, and an idle worker has to be free to exit.
-async fn watch(mailbox: Arc<Mailbox>, waker: WakerId) {
-    let mut seen = None;
-    loop {
-        tokio::time::sleep(LINGER).await;
-        let state = mailbox.lock();
-        let Some((_, socket)) = state.wakers.iter().find(|(id, _)| *id == waker) else {
-            return;
-        };
-        if socket.is_closed() {
-            // Its light thread was killed. Nobody else will remove it.
+///
+/// When it is dropped, be it with the runtime's thread, our end of the socket is closed. Nobody would
+/// say "go" any more, and a dispatcher that has something left to wait for opens another one.
+struct Watch {
+    mailbox: Arc<Mailbox>,
+    waker: WakerId,
+}
+
+impl Watch {
+    async fn run(self) {
+        let mut seen = None;
+        loop {
+            tokio::time::sleep(LINGER).await;
+            let state = self.mailbox.lock();
+            let mut wakers = state.wakers.iter();
+            let Some((_, socket)) = wakers.find(|(id, _)| *id == self.waker) else {
+                return;
+            };
+            if socket.is_closed() {
+                // Its light thread was killed. Nobody else will remove it.
+                return;
+            }
+            let idle = state.in_flight == 0 && seen == Some(state.submitted);
+            let socket = idle.then(|| socket.clone());
+            seen = Some(state.submitted);
             drop(state);
-            mailbox.remove_waker(waker);
-            return;
+            if let Some(socket) = socket {
+                self.mailbox.wake(&socket);
+            }
         }
-        let idle = state.in_flight == 0 && seen == Some(state.submitted);
-        seen = Some(state.submitted);
-        let socket = idle.then(|| socket.clone());
-        drop(state);
-        if let Some(socket) = socket {
-            mailbox.wake(&socket);
-        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.mailbox.remove_waker(self.waker);
     }
 }
 

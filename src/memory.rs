@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::threads;
+
 /// How many connections and operations there were at a time.
 #[derive(Debug, Default)]
 pub struct Crowd {
@@ -56,9 +58,16 @@ impl Crowd {
         });
     }
 
+    /// Whoever was about to give memory back does not come to it any more.
+    pub fn clear(&self) {
+        self.waits.store(false, Ordering::Relaxed);
+    }
+
     async fn give_back(&self) {
         *self.lock() = Some(Instant::now());
-        let _ = tokio::task::spawn_blocking(give_back).await;
+        if let Ok(giving) = threads::spawn_blocking(give_back) {
+            let _ = giving.await;
+        }
     }
 
     fn has_gone(&self, count: u64) -> bool {

@@ -102,6 +102,15 @@ impl<K: Hash + Eq + Clone, C: Idle> Pool<K, C> {
         found
     }
 
+    /// Drops all of them. Nobody sweeps from now on.
+    pub fn clear(&self) {
+        let mut state = self.lock();
+        let idle = std::mem::take(&mut state.idle);
+        state.swept = false;
+        drop(state);
+        drop(idle);
+    }
+
     /// Puts a connection in for `timeout` (for ever if `None`), in the place of those that have been
     /// idle for longest beyond `size`.
     pub fn put(&self, key: &K, connection: C, timeout: Option<Duration>, size: usize) -> Put<C> {

@@ -5,28 +5,36 @@
 //! belongs to the process that started it: a child finds none and starts its own. What the parent
 //! had stays behind untouched, locks and sockets included: its epoll set is shared with the
 //! parent, and dropping a socket here would take it out of the parent's set as well.
+//!
+//! The thread ends only by a panic: tokio's own, when epoll fails. What it was doing is completed as
+//! its tasks are dropped, and the next operation starts another one for the same engine.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-use std::sync::{Arc, Once};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Arc, Once, PoisonError, RwLock};
 
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::AbortHandle;
 
 use crate::client::{ConnectionPool, Destination, Gates, Sharing};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::log::Log;
 use crate::memory::Crowd;
 use crate::net::Resolver;
 use crate::stats::{Snapshot, Stats, Tallies};
+use crate::threads;
 use crate::tls::ProfileCache;
 
 /// See the module. It is never freed: a few hundred bytes for each process that made a request.
 #[derive(Debug)]
 pub struct Engine {
-    handle: Handle,
+    /// Of the thread that was started last.
+    handle: RwLock<Option<Handle>>,
+    /// Whether that thread runs.
+    is_running: AtomicBool,
     /// Idle connections.
     pub pool: ConnectionPool,
     /// HTTP/2 connections.
@@ -51,21 +59,31 @@ pub struct Engine {
 
 static CURRENT: AtomicPtr<Engine> = AtomicPtr::new(ptr::null_mut());
 
+/// Threads of this process that have ended.
+static ENDED: AtomicU64 = AtomicU64::new(0);
+
+/// The number of the thread that runs now, or else of the next. A connection is registered with the
+/// epoll set of the thread that has opened it, and of no use to another one.
+pub fn thread_number() -> u64 {
+    ENDED.load(Ordering::Acquire)
+}
+
 /// getaddrinfo and file reads block; this many of them at a time may hang.
 const BLOCKING_THREADS: usize = 16;
 
 impl Engine {
-    /// The engine of this process, started if there is none yet. Only the Lua thread calls this,
-    /// so there is no race to start it.
+    /// The engine of this process, with a thread that runs. Only the Lua thread calls this, so there
+    /// is no race to start it.
     ///
     /// # Errors
     ///
     /// The system gives no thread, or no epoll set.
     pub fn current() -> Result<&'static Self> {
-        match Self::started() {
-            Some(engine) => Ok(engine),
-            None => Self::start(),
+        let engine = Self::started().unwrap_or_else(Self::make);
+        if !engine.is_running.load(Ordering::Acquire) {
+            engine.run()?;
         }
+        Ok(engine)
     }
 
     /// The engine of this process if there is one, for those who only want to look at it.
@@ -74,8 +92,7 @@ impl Engine {
         unsafe { CURRENT.load(Ordering::Acquire).as_ref() }
     }
 
-    /// Whether this is the engine of the running process: not that of a parent before a fork, and
-    /// not one whose thread has died.
+    /// Whether this is the engine of the running process, and not that of a parent before a fork.
     pub fn is_current(&self) -> bool {
         ptr::eq(CURRENT.load(Ordering::Acquire), self)
     }
@@ -107,24 +124,19 @@ impl Engine {
         self.stats.operations_in_flight.get() + self.tallies.connections_open()
     }
 
-    /// Runs a task on the runtime.
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
-        self.handle.spawn(task).abort_handle()
+    /// Runs a task on the runtime. If the thread has ended, the task is dropped.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<AbortHandle> {
+        let handle = self.handle.read().unwrap_or_else(PoisonError::into_inner);
+        let task = handle.as_ref()?.spawn(task);
+        Some(task.abort_handle())
     }
 
-    fn start() -> Result<&'static Self> {
+    fn make() -> &'static Self {
         forget_after_fork();
-        let failed = |error| Error::internal(format!("cannot start the runtime thread: {error}"));
-        let runtime = Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .max_blocking_threads(BLOCKING_THREADS)
-            .thread_name("resty-mtls-wait")
-            .build()
-            .map_err(failed)?;
         let log = Arc::<Log>::default();
         let engine: &'static Self = Box::leak(Box::new(Self {
-            handle: runtime.handle().clone(),
+            handle: RwLock::default(),
+            is_running: AtomicBool::new(false),
             pool: ConnectionPool::default(),
             sharing: Sharing::default(),
             gates: Gates::default(),
@@ -136,31 +148,60 @@ impl Engine {
             crowd: Crowd::default(),
             warned_unverified: AtomicBool::new(false),
         }));
-        let serve = move || {
-            let _gone = ForgetOnExit(engine);
-            runtime.block_on(std::future::pending::<()>());
-        };
+        CURRENT.store(ptr::from_ref(engine).cast_mut(), Ordering::Release);
+        engine
+    }
+
+    /// Starts the thread.
+    fn run(&'static self) -> Result<()> {
+        let failed = |error| threads::none("cannot start the runtime thread", &error);
+        // What came back from Lua since the last thread has ended.
+        self.drop_connections();
+        let runtime = Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .max_blocking_threads(BLOCKING_THREADS)
+            .thread_name("resty-mtls-wait")
+            .build()
+            .map_err(failed)?;
+        let handle = runtime.handle().clone();
         with_signals_blocked(|| {
             std::thread::Builder::new()
                 .name("resty-mtls".to_owned())
-                .spawn(serve)
+                .spawn(move || self.serve(runtime))
         })
         .map_err(failed)?;
-        CURRENT.store(ptr::from_ref(engine).cast_mut(), Ordering::Release);
-        Ok(engine)
+        *self.handle.write().unwrap_or_else(PoisonError::into_inner) = Some(handle);
+        self.is_running.store(true, Ordering::Release);
+        Ok(())
     }
-}
 
-/// Should the thread ever end, the next operation starts a new engine; those of the old one are
-/// completed as their tasks are dropped with it.
-struct ForgetOnExit(&'static Engine);
+    /// The thread.
+    fn serve(&'static self, runtime: Runtime) {
+        let serving = AssertUnwindSafe(|| runtime.block_on(std::future::pending::<()>()));
+        let _ = catch_unwind(serving);
+        self.log.error(
+            "the background thread has ended by a panic, and with it what it was doing; the next \
+             call starts another one. Please report this, with what standard error says"
+                .to_owned(),
+        );
+        // From here on, no connection that there is can be used. Whoever is told below that a call has
+        // failed may make another one at once.
+        ENDED.fetch_add(1, Ordering::AcqRel);
+        self.is_running.store(false, Ordering::Release);
+        // Drops all tasks, which completes their operations, and waits for no helper thread.
+        let _ = catch_unwind(AssertUnwindSafe(|| runtime.shutdown_background()));
+        // Whoever has started another thread meanwhile has done this.
+        if !self.is_running.load(Ordering::Acquire) {
+            let _ = catch_unwind(AssertUnwindSafe(|| self.drop_connections()));
+        }
+    }
 
-impl Drop for ForgetOnExit {
-    fn drop(&mut self) {
-        let engine = ptr::from_ref(self.0).cast_mut();
-        // Fails if another engine is current already, which is fine.
-        let _ =
-            CURRENT.compare_exchange(engine, ptr::null_mut(), Ordering::AcqRel, Ordering::Acquire);
+    /// Closes what nobody uses now.
+    fn drop_connections(&self) {
+        self.pool.clear();
+        self.sharing.clear();
+        self.crowd.clear();
     }
 }
 

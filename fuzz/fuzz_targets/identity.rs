@@ -17,6 +17,8 @@ mod http1;
 mod log;
 #[path = "../../src/net/mod.rs"]
 mod net;
+#[path = "../../src/threads.rs"]
+mod threads;
 #[path = "../../src/tls/mod.rs"]
 mod tls;
 

@@ -21,6 +21,8 @@ mod error;
 mod http1;
 #[path = "../../src/net/mod.rs"]
 mod net;
+#[path = "../../src/threads.rs"]
+mod threads;
 #[path = "../../src/client/tunnel.rs"]
 mod tunnel;
 

@@ -29,9 +29,16 @@ type Listening = (u32, String, Option<u16>, Option<String>);
 impl MailboxHandle {
     /// Announces an operation.
     pub fn submit(&mut self, id: OperationId) -> Result<Completion> {
-        Ok(self.current()?.submit(id))
+        Ok(self.running()?.submit(id))
     }
 
+    /// With a thread that completes what is submitted.
+    fn running(&mut self) -> Result<Arc<Mailbox>> {
+        Engine::current()?;
+        self.current()
+    }
+
+    /// Whether or not there is a thread: what has been completed is there.
     fn current(&mut self) -> Result<Arc<Mailbox>> {
         let is_current = self.engine.is_some_and(Engine::is_current);
         if let (Some(mailbox), true) = (&self.mailbox, is_current) {
@@ -64,7 +71,7 @@ impl MailboxHandle {
             .remove(&number)
             .ok_or_else(|| Error::internal("no such wake socket was asked for"))?;
         let socket = listener.accept().map_err(failed)?;
-        Ok(self.current()?.add_waker(socket))
+        Ok(self.running()?.add_waker(socket))
     }
 }
 

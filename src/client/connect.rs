@@ -17,7 +17,7 @@ use super::tunnel;
 use super::{Connection, Destination, Generation, Timeouts, TlsTarget};
 use crate::error::{Cause, Error, Result, Stage};
 use crate::net::{self, Endpoint, Transport};
-use crate::runtime::Engine;
+use crate::runtime::{self, Engine};
 use crate::stats::Tally;
 use crate::tls::{self, Protocols};
 
@@ -94,6 +94,7 @@ pub async fn open(
     let origin = Origin {
         route,
         generation,
+        thread: runtime::thread_number(),
         trace: opening.clone(),
         tally,
     };
@@ -202,6 +203,7 @@ pub async fn upgrade(
     let origin = Origin {
         route,
         generation,
+        thread: runtime::thread_number(),
         trace,
         tally,
     };

@@ -17,6 +17,7 @@ use super::{Destination, Generation, Route};
 use crate::error::{Error, Result, Stage};
 use crate::net::{Transport, has_plaintext, is_silent};
 use crate::pool::Idle;
+use crate::runtime;
 use crate::stats::Tally;
 use crate::tls::Session;
 
@@ -131,10 +132,19 @@ pub struct Origin {
     pub route: Route,
     /// That of the destination's profiles when it was opened.
     pub generation: Generation,
+    /// The runtime's thread that has opened it.
+    pub thread: u64,
     /// What happened on the way.
     pub trace: Arc<Trace>,
     /// Where what happens on it is counted.
     pub tally: &'static Tally,
+}
+
+impl Origin {
+    /// Whether the thread that has opened it has ended.
+    pub fn is_lost(&self) -> bool {
+        self.thread != runtime::thread_number()
+    }
 }
 
 /// One TLS record (RFC 8446, 5.1), and what a socket is likely to have at once.
@@ -401,9 +411,14 @@ impl Connection {
 }
 
 impl Connection {
-    /// Whether its identity or its trust has been replaced since it was opened.
+    /// Whether the runtime's thread that has opened it has ended.
+    pub fn is_lost(&self) -> bool {
+        self.origin.is_lost()
+    }
+
+    /// Whether its identity or its trust has been replaced since it was opened, or it is lost.
     fn is_outdated(&self) -> bool {
-        self.origin.generation != self.destination().generation()
+        self.origin.is_lost() || self.origin.generation != self.destination().generation()
     }
 }
 

@@ -9,6 +9,7 @@ use super::state::{Attempt, Phase, Shared};
 use super::{Connection, Destination};
 use crate::error::{Error, Result, Stage};
 use crate::runtime::Engine;
+use crate::threads;
 
 /// What one `httpc` owns: at most one connection, at most one operation on it.
 ///
@@ -103,7 +104,7 @@ impl Client {
             connection.close();
             return Released::Unread;
         }
-        if !connection.keeps_alive || connection.has_unread() {
+        if !connection.keeps_alive || connection.is_lost() || connection.has_unread() {
             connection.close();
             return Released::Closed;
         }
@@ -199,6 +200,12 @@ impl Client {
     pub(super) fn take_link(&self) -> Result<Link> {
         let mut state = self.shared.lock();
         match std::mem::replace(&mut state.phase, Phase::Busy(None)) {
+            Phase::Idle(link) if link.is_lost() => {
+                state.phase = Phase::Closed;
+                drop(state);
+                drop(link);
+                Err(Error::ended(Stage::Send))
+            }
             Phase::Idle(link) => {
                 state.phase = Phase::Busy(Some(link.reused()));
                 state.attempt = Attempt::on(Some(link.reused()));
@@ -228,7 +235,7 @@ impl Client {
             state.phase = Phase::Busy(None);
         }
         state.outcome = None;
-        state.task = Some(self.engine.spawn(task));
+        state.task = self.engine.spawn(task);
     }
 }
 
@@ -270,9 +277,9 @@ impl Engine {
     pub fn look_at_files(&self) {
         let due = self.profiles.due();
         if !due.is_empty() {
-            // What comes of it is in the log.
-            let look = move || due.iter().for_each(|profile| drop(profile.load()));
-            tokio::task::spawn_blocking(look);
+            // What comes of it is in the log. Without a thread they are due again.
+            let look = move || due.iter().for_each(|look| drop(look.load()));
+            let _ = threads::spawn_blocking(look);
         }
     }
 }

@@ -95,7 +95,12 @@ impl Lease {
 
     /// Whether another request can be sent.
     pub fn is_open(&self) -> bool {
-        self.line.http2.is_open()
+        self.line.http2.is_open() && !self.is_lost()
+    }
+
+    /// Whether the runtime's thread that has opened the connection has ended.
+    pub fn is_lost(&self) -> bool {
+        self.line.origin.is_lost()
     }
 
     /// Whether the connection was given up since the server did not answer a ping.

@@ -19,6 +19,14 @@ pub enum Link {
 }
 
 impl Link {
+    /// Whether the runtime's thread that has opened it has ended.
+    pub fn is_lost(&self) -> bool {
+        match self {
+            Self::Own(connection) => connection.is_lost(),
+            Self::Shared(lease) => lease.is_lost(),
+        }
+    }
+
     /// How often it came out of the pool, or how many had it before.
     pub fn reused(&self) -> u32 {
         match self {

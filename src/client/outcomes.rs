@@ -5,21 +5,33 @@ use std::time::Duration;
 
 use super::Client;
 use super::body::{Body, Taken};
-use super::state::{Attempt, Summary, Until, Waiter};
+use super::state::{Attempt, Phase, Summary, Until, Waiter};
 use super::trace::Trace;
 use crate::error::{Error, Result, Stage};
 use crate::http1::Header;
 use crate::mailbox::Completion;
 
 impl Client {
-    /// How the last operation ended. An operation that was cancelled has left no outcome.
+    /// How the last operation ended. An operation that was cancelled, or has panicked, has
+    /// left no outcome.
     ///
     /// # Errors
     ///
     /// The operation's error.
     pub fn outcome(&self) -> Result<()> {
-        let outcome = self.shared.lock().outcome.take();
-        outcome.unwrap_or_else(|| Err(Error::closed(Stage::Connect)))
+        let mut state = self.shared.lock();
+        if let Some(outcome) = state.outcome.take() {
+            return outcome;
+        }
+        // Whoever cancels leaves a state behind that is not busy.
+        let error = match state.phase {
+            Phase::Busy(Some(_)) => Error::ended(Stage::Response),
+            Phase::Busy(None) => Error::ended(Stage::Connect),
+            _ => return Err(Error::closed(Stage::Connect)),
+        };
+        state.phase = Phase::Closed;
+        state.task = None;
+        Err(error)
     }
 
     /// The response head, once.

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use super::body::Body;
 use super::link::Link;
-use super::state::{Response, Shared, Summary};
+use super::state::{Phase, Response, Shared, Summary};
 use super::transact::Exchange;
 use super::{Connection, Timeouts};
 use crate::error::{Error, Result, Stage};
@@ -128,7 +128,38 @@ pub async fn present<S: Source>(
     let unfinished = shared.present(response, source, finished);
     drop(completion);
     if let Some(source) = unfinished {
+        let reading = Reading(Some(shared));
         read_ahead(shared, source, timeouts).await;
+        reading.has_ended();
+    }
+}
+
+/// Ends a body whose task is dropped before its end, by a panic or with its thread: somebody may wait
+/// for it.
+struct Reading<'a>(Option<&'a Arc<Shared>>);
+
+impl Reading<'_> {
+    fn has_ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        let Some(shared) = self.0 else {
+            return;
+        };
+        let mut state = shared.lock();
+        // There is none if the client has been closed, which is why the task is dropped then.
+        let Some(response) = &mut state.response else {
+            return;
+        };
+        response.body.finish(Err(Error::ended(Stage::Body)));
+        let woken = response.satisfied();
+        state.phase = Phase::Closed;
+        state.task = None;
+        drop(state);
+        drop(woken);
     }
 }
 

@@ -66,7 +66,8 @@ pub struct Line {
 
 impl Line {
     fn is_outdated(&self) -> bool {
-        self.origin.generation != self.origin.route.destination.generation()
+        self.origin.is_lost()
+            || self.origin.generation != self.origin.route.destination.generation()
     }
 }
 
@@ -105,6 +106,15 @@ impl Sharing {
             let idle = entry.lines.iter().filter(|line| line.http2.is_idle());
             tell(destination, idle.count());
         }
+    }
+
+    /// Forgets all of them. Nobody sweeps from now on.
+    pub fn clear(&self) {
+        let mut state = self.lock();
+        let entries: Vec<_> = state.entries.drain().collect();
+        state.swept = false;
+        drop(state);
+        drop(entries);
     }
 
     /// Ends what has been idle for too long or is outdated. False when nothing is left.

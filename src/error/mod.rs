@@ -197,6 +197,15 @@ impl Error {
         Self::new(Stage::Options, Cause::Internal(message.into()))
     }
 
+    /// A panic has ended the operation, or the thread that it was on.
+    pub fn ended(stage: Stage) -> Self {
+        let what = "a panic has ended the operation; see standard error";
+        Self::new(stage, Cause::Internal(what.into())).with_hint(
+            "call again, unless the server must not be asked twice: it may have done what it was \
+             asked for. Please report this, with what standard error (nginx's error log) says",
+        )
+    }
+
     /// The time of `stage` ran out.
     pub fn timeout(stage: Stage) -> Self {
         Self::new(stage, Cause::Timeout)

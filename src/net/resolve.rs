@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use crate::error::{Cause, Error, Result, Stage, is_exhaustion};
+use crate::threads;
 
 /// The addresses of a name, or what the literal address says.
 pub fn literal(host: &str) -> Option<IpAddr> {
@@ -97,12 +98,12 @@ impl Resolver {
             return Ok(addresses);
         }
         let name = without_brackets(host).to_owned();
-        let looking_up = tokio::task::spawn_blocking(move || {
+        let looking_up = threads::spawn_blocking(move || {
             let found = (name.as_str(), 0).to_socket_addrs();
             drop(place);
             // Without a file descriptor, getaddrinfo says that there is no such name.
             found.map_err(|error| exhaustion().unwrap_or(error))
-        });
+        })?;
         let found = looking_up
             .await
             .map_err(|error| failed(error.to_string()))?;

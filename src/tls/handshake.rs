@@ -15,9 +15,10 @@ use super::config::{Chain, Loaded};
 use super::explain;
 use super::identity::Identity;
 use super::observe::{ClientAuth, Observation};
-use super::profile::Profile;
+use super::profile::{Look, Profile};
 use crate::error::{Error, Result, Stage};
 use crate::net::Endpoint;
+use crate::threads;
 
 /// One TLS session: what errors are explained with and reports are made of. It is there before the
 /// handshake, so that a handshake that fails can be reported on as well.
@@ -217,10 +218,14 @@ pub async fn prepare(profile: &Arc<Profile>) -> Result<Loaded> {
         return Ok(loaded);
     }
     // Reading files and parsing keys takes milliseconds, in which no connection would be served.
-    let profile = profile.clone();
-    tokio::task::spawn_blocking(move || profile.load())
-        .await
-        .unwrap_or_else(|_| Err(Error::internal("loading the TLS profile failed")))
+    let look = Look(profile.clone());
+    match threads::spawn_blocking(move || look.load()) {
+        Ok(loading) => loading
+            .await
+            .unwrap_or_else(|_| Err(Error::internal("loading the TLS profile failed"))),
+        // Its files are looked at when there is a thread again.
+        Err(error) => profile.loaded().ok_or(error),
+    }
 }
 
 /// The name that the server has to prove, from `ssl_server_name` or else the host.

@@ -73,7 +73,6 @@ impl Profile {
     /// only complained of, and what was loaded before stays: half of a file is a moment in the life
     /// of one that is being written.
     pub fn load(&self) -> Result<Loaded> {
-        let _looking = Looking(self);
         let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
         // Looked at before they are read, so that a change in between is found the next time.
         let files = self.options.file_states();
@@ -110,6 +109,11 @@ impl Profile {
             }
             (Err(error), None) => Err(error),
         }
+    }
+
+    /// What an earlier connection has loaded.
+    pub fn loaded(&self) -> Option<Loaded> {
+        self.lock().loaded.clone()
     }
 
     /// Which of its states is loaded: connections of an earlier one are not used again.
@@ -167,10 +171,18 @@ fn changed(before: &[FileState], now: &[FileState]) -> String {
     paths.join(", ")
 }
 
-/// Ends a look at the files, however it ends.
-struct Looking<'a>(&'a Profile);
+/// A look at the files that whoever is told to has to make. It ends when this is dropped, also if
+/// nobody has come to it: others would leave it to who has gone.
+pub struct Look(pub Arc<Profile>);
 
-impl Drop for Looking<'_> {
+impl Look {
+    /// See [`Profile::load`].
+    pub fn load(&self) -> Result<Loaded> {
+        self.0.load()
+    }
+}
+
+impl Drop for Look {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.looks = false;
@@ -233,12 +245,13 @@ impl ProfileCache {
         profile
     }
 
-    /// The profiles whose files have to be looked at, for [`Profile::load`].
-    pub fn due(&self) -> Vec<Arc<Profile>> {
+    /// The profiles whose files have to be looked at.
+    pub fn due(&self) -> Vec<Look> {
         let profiles: Vec<_> = self.lock().values().cloned().collect();
         profiles
             .into_iter()
             .filter(|profile| profile.is_due())
+            .map(Look)
             .collect()
     }
 

@@ -1,0 +1,143 @@
+--- The upstream of in_flight.lua: nginx that keeps calls waiting, each at its point.
+---
+---     /echo?id=7     "echo 7"
+---     /held?id=7     no head, for a minute
+---     /half?id=7     half of its body, and nothing for a minute
+---     /unread?id=7   reads nothing of the request's body, for a minute
+---     /taken?id=7    reads the request's body, then "taken 7 LENGTH"
+---     /bytes?id=7&n=10   that many bytes, a number of eight digits over and over
+---
+--- `/waiting` of the control port says how many calls are at their points. One worker counts them.
+local client = require("spec.support.client")
+local nginx = require("spec.support.nginx")
+local process = require("spec.support.process")
+
+local _M = {}
+
+local HTTP = [[
+    ssl_certificate ${cert.server.crt};
+    ssl_certificate_key ${cert.server.key};
+    ssl_client_certificate ${cert.ca.crt};
+    ssl_verify_client on;
+    keepalive_requests 1000000;
+    keepalive_timeout 1h;
+    http2_max_requests 1000000;
+    client_max_body_size 0;
+    client_body_buffer_size 64k;
+    default_type text/plain;
+    log_format ids "$arg_id $uri $status $server_protocol";
+    init_by_lua_block {
+        waiting = 0
+        function wait_here()
+            waiting = waiting + 1
+            ngx.sleep(60)
+            waiting = waiting - 1
+        end
+    }
+
+    server {
+        listen ${address}:${port.h1} ssl backlog=1024;
+        listen ${address}:${port.h2} ssl http2 backlog=1024;
+        access_log ${dir}/access.log ids;
+        location = /echo { content_by_lua_block { ngx.print("echo ", ngx.var.arg_id) } }
+        location = /held { content_by_lua_block { wait_here() } }
+        location = /half {
+            content_by_lua_block {
+                ngx.header.content_length = 20000
+                ngx.print(("half"):rep(2500))
+                ngx.flush(true)
+                wait_here()
+            }
+        }
+        location = /unread { content_by_lua_block { wait_here() } }
+        location = /slow {
+            content_by_lua_block {
+                ngx.sleep(tonumber(ngx.var.arg_s))
+                ngx.print("slow ", ngx.var.arg_id)
+            }
+        }
+        location = /taken {
+            content_by_lua_block {
+                ngx.req.read_body()
+                local body, path = ngx.req.get_body_data(), ngx.req.get_body_file()
+                if path then
+                    body = io.open(path, "rb"):read("*a")
+                end
+                ngx.print("taken ", ngx.var.arg_id, " ", #(body or ""))
+            }
+        }
+        location = /bytes {
+            content_by_lua_block {
+                local left = tonumber(ngx.var.arg_n)
+                ngx.header.content_length = left
+                local block = ("%08d"):format(ngx.var.arg_id):rep(1024)
+                while left > 0 do
+                    ngx.print(block:sub(1, left))
+                    left = left - #block
+                    assert(ngx.flush(true))
+                end
+            }
+        }
+    }
+    server {
+        listen ${address}:${port.control};
+        location = /waiting { content_by_lua_block { ngx.print(waiting) } }
+    }
+]]
+
+---@class InFlightServer
+---@field server Nginx
+---@field vars table<string, string|number> of chunks: h1, h2, control
+local Server = {}
+Server.__index = Server
+
+
+--- Starts it.
+---@param opts { workers: integer? }?
+---@return InFlightServer
+function _M.start(opts)
+    local server = nginx.start({ http = HTTP, vars = { address = "127.0.0.1" },
+                                 workers = opts and opts.workers, log_level = "warn" })
+    local ports = server.ports
+    return setmetatable({
+        server = server, vars = { h1 = ports.h1, h2 = ports.h2, control = ports.control },
+    }, Server)
+end
+
+
+--- Waits until so many calls are at their points.
+---@param count integer
+function Server:await(count)
+    process.wait_until(count .. " calls are at their points", function()
+        local response = client.fetch({ port = self.vars.control, path = "/waiting" })
+        return response and tonumber(response.body) == count
+    end, 30)
+end
+
+
+function Server:stop()
+    -- What is waiting there has nobody to wait for it.
+    self.server.process:kill()
+end
+
+
+--- What chunks begin with: `targets`, of HTTP/1.1 and of HTTP/2, and `in_flight`.
+_M.CHUNK = [[
+    local http, in_flight = require("resty.mtls.http"), require("spec.support.in_flight")
+    local cjson = require("cjson")
+
+    local function target(name, port, http_version)
+        return {
+            name = name, timeouts = { 20000, 20000, 20000 },
+            options = {
+                scheme = "https", host = "127.0.0.1", port = port, http_version = http_version,
+                ssl_server_name = "localhost", ssl_trusted_certificate = ${pem.ca.crt},
+                ssl_cert = ${pem.client-a.crt}, ssl_key = ${pem.client-a.key},
+            },
+        }
+    end
+
+    local targets = { target("h1", ${h1}, 1.1), target("h2", ${h2}, 2) }
+]]
+
+return _M
