@@ -26,11 +26,13 @@ pub mod runtime;
 pub mod stats;
 pub mod threads;
 pub mod tls;
+pub mod vault;
 
 /// `require("resty.mtls.native")`
 ///
 /// Without mlua's guard against Lua being out of memory around each call: see `binding/strings.rs`.
 #[mlua::lua_module(name = "resty_mtls_native", skip_memory_check)]
 fn open(lua: &mlua::Lua) -> mlua::Result<mlua::Table> {
+    vault::take_over_crypto();
     binding::module(lua)
 }

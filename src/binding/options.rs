@@ -14,6 +14,7 @@ use crate::tls::{
     self, IdentityFiles, IdentitySource, Passphrase, Pins, ProfileOptions, Protocols, Source,
     TrustSource, Version,
 };
+use crate::vault;
 
 /// The TLS profile that `options` ask for.
 pub fn profile(options: &Table, allow_keylog: bool) -> Result<ProfileOptions> {
@@ -25,7 +26,7 @@ pub fn profile(options: &Table, allow_keylog: bool) -> Result<ProfileOptions> {
         ));
     }
     Ok(ProfileOptions {
-        identity: identity(options)?,
+        identity: vault::within(|| identity(options))?,
         trust: trust(options)?,
         revocation: text_or_path(options, "ssl_crl")?,
         // As in resty.http: only an explicit false turns verification off.

@@ -12,6 +12,7 @@ use super::chain::Chain;
 use super::pem::{self, Block};
 use super::secret::{self, Passphrase};
 use crate::error::{Cause, Error, Result, Stage};
+use crate::vault;
 
 /// Where a client identity comes from. Each [`Source`] knows the option it was given by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -68,6 +69,10 @@ impl IdentitySource {
     /// No or broken PEM or PKCS#12, a key that cannot be decrypted, or one that belongs to none of
     /// the certificates.
     pub fn load(&self) -> Result<Identity> {
+        vault::within(|| self.load_within())
+    }
+
+    fn load_within(&self) -> Result<Identity> {
         let (certificates, key) = self.read()?;
         let key = any_supported_type(&key)
             .map_err(|_| self.bad_key("the key is of a kind or a size that is not supported"))?;

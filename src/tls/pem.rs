@@ -4,6 +4,8 @@ use data_encoding::BASE64;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use x509_parser::pem::Pem;
 
+use crate::vault;
+
 /// A PEM block that means something here.
 pub enum Block {
     /// `CERTIFICATE`
@@ -56,6 +58,10 @@ pub fn is_pem(text: &[u8]) -> bool {
 /// Whether `text` is PEM without its first and last line: a SEQUENCE (X.690, 8.9) in base64. Line ends
 /// may be escaped, as they are in environment variables.
 pub fn is_base64_of_der(text: &[u8]) -> bool {
+    vault::within(|| is_base64_of_der_within(text))
+}
+
+fn is_base64_of_der_within(text: &[u8]) -> bool {
     let text = String::from_utf8_lossy(text).replace("\\n", "");
     let Ok(der) = BASE64.decode(text.as_bytes()) else {
         return false;
