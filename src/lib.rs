@@ -26,6 +26,10 @@ pub mod runtime;
 pub mod stats;
 pub mod threads;
 pub mod tls;
+#[expect(
+    unsafe_code,
+    reason = "the allocator, and the memory of secrets that it gives"
+)]
 pub mod vault;
 
 /// `require("resty.mtls.native")`
