@@ -12,7 +12,10 @@ local FIRST, LAST = 15000, 32000
 local next_port = FIRST + math.floor(system.gettime() * 1e4) % (LAST - FIRST)
 
 
-local function is_free(port)
+--- Whether a server can listen there.
+---@param port integer
+---@return boolean
+function _M.is_free(port)
     local server = socket.tcp4()
     local ok = server:setoption("reuseaddr", true) and server:bind("127.0.0.1", port)
     server:close()
@@ -26,7 +29,7 @@ function _M.free()
     for _ = FIRST, LAST do
         local port = next_port
         next_port = port < LAST and port + 1 or FIRST
-        if is_free(port) then
+        if _M.is_free(port) then
             return port
         end
     end

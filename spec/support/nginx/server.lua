@@ -3,6 +3,7 @@ local client = require("spec.support.client")
 local fs = require("spec.support.fs")
 local groups = require("spec.support.groups")
 local lfs = require("lfs")
+local ports = require("spec.support.ports")
 local process = require("spec.support.process")
 local system = require("system")
 local template = require("spec.support.template")
@@ -151,11 +152,19 @@ function Nginx:start_again(timeout)
 end
 
 
---- Ends master and workers with SIGKILL, and returns when they are gone.
+--- Ends master and workers with SIGKILL, and returns when another one can take their place.
 function Nginx:kill()
     local group = self.process.pid
     self.process:kill()
     process.wait_until("the workers are gone", function() return #groups.members(group) == 0 end)
+    process.wait_until("nobody listens there", function()
+        for _, port in pairs(self.ports) do
+            if not ports.is_free(port) then
+                return false
+            end
+        end
+        return true
+    end)
 end
 
 
