@@ -35,6 +35,17 @@ local function descriptors()
 end
 
 
+-- The fewest of some looks: who asks for the answers has a connection here meanwhile.
+local function fewest_descriptors()
+    local fewest = descriptors()
+    for _ = 1, 10 do
+        ngx.sleep(0.03)
+        fewest = math.min(fewest, descriptors())
+    end
+    return fewest
+end
+
+
 local function resident()
     local file = assert(io.open("/proc/self/status"))
     local status = file:read("*a")
@@ -64,13 +75,14 @@ local function sample(calls, come_to_rest)
         ngx.sleep(INTERVAL)
         at_rest, stats = is_at_rest()
     end
+    local files = fewest_descriptors()
     -- What glibc keeps of memory that was freed is not the library's doing.
     ffi.C.malloc_trim(0)
     local info = ffi.C.mallinfo2()
     return {
         pid = ngx.worker.pid(), calls = calls, at_rest = at_rest, stats = stats,
         resident = resident(), native = tonumber(info.uordblks) + tonumber(info.hblkhd),
-        lua = collectgarbage("count") * 1024, descriptors = descriptors(),
+        lua = collectgarbage("count") * 1024, descriptors = files,
         timers = ngx.timer.running_count(),
     }
 end

@@ -93,8 +93,7 @@ local function add_all(list, more)
 end
 
 
-local function run(servers, options)
-    local say = options.say or function() end
+local function run(servers, options, say)
     local schedule = faults.schedule(servers, random.new(options.seed, -1))
     say(string.format("seed %d: warming up, with faults", options.seed))
     load(servers, schedule, options.seconds * WARM_UP, say)
@@ -126,9 +125,14 @@ end
 ---@param options SoakOptions
 ---@return SoakResult
 function _M.run(options)
+    local say = options.say or function() end
     local servers = servers_of.start(options)
-    local result = run(servers, options)
-    options.say("stopping")
+    local ok, result = xpcall(run, debug.traceback, servers, options, say)
+    if not ok then
+        servers:kill()
+        error(result, 0)
+    end
+    say("stopping")
     servers:stop()
     return result
 end

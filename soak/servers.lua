@@ -230,6 +230,16 @@ function Servers:nginxes()
 end
 
 
+--- Ends all of them the hard way, after an error.
+function Servers:kill()
+    for _, server in pairs(self:nginxes()) do
+        server.process:kill()
+    end
+    self:stop()
+end
+
+
+--- Ends all of them, and waits until they have.
 function Servers:stop()
     for _, server in pairs(self:nginxes()) do
         server:stop(30)
