@@ -5,6 +5,7 @@
 ---     result.summary     a line: requests, faults, seed
 local cjson = require("cjson")
 local faults = require("soak.faults")
+local fs = require("spec.support.fs")
 local logs = require("soak.logs")
 local memory = require("soak.memory")
 local process = require("spec.support.process")
@@ -17,6 +18,9 @@ local _M = {}
 
 -- Calls at a time.
 local CROWD = 32
+
+-- Seconds.
+local TOLD_EACH = 30
 
 -- The part of the time that goes by before memory is looked at: caches fill, code is compiled.
 local WARM_UP = 0.5
@@ -38,11 +42,27 @@ local function state_of(servers)
 end
 
 
+-- What is resident in the workers that are not reloaded, while calls go on.
+local function tell_resident(servers, say)
+    local parts = {}
+    for i, pid in ipairs(servers.steady:worker_pids()) do
+        local status = fs.read("/proc/" .. pid .. "/status") or ""
+        parts[i] = string.format("%.1f", tonumber(status:match("RssAnon:%s*(%d+)") or 0) / 1024)
+    end
+    say("resident MiB, under load: " .. table.concat(parts, ", "))
+end
+
+
 -- Calls and faults for some seconds, and then until every call has its outcome.
 local function load(servers, schedule, seconds, say)
-    local deadline = system.monotime() + seconds
+    local started = system.monotime()
+    local deadline, told = started + seconds, 0
     servers.driver:get("/begin?count=" .. CROWD)
     while system.monotime() < deadline do
+        if system.monotime() - started >= told + TOLD_EACH then
+            told = told + TOLD_EACH
+            tell_resident(servers, say)
+        end
         system.sleep(math.min(schedule:pause(), math.max(0, deadline - system.monotime())))
         schedule:inject()
     end

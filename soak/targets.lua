@@ -26,9 +26,13 @@ _M.SHAKEN = {
 -- may have ended meanwhile.
 local SAFE = { uri = true }
 
--- squid holds back what it reads and says 100 on its own.
+-- squid says 100 on its own. Bodies of requests that are larger than its buffer it may break off in
+-- the middle, without an answer: of squid 5.7, strace shows a read of 0 bytes into the full buffer,
+-- and that the 0 is taken for the end of the client. In tunnels it does not look at bodies.
+local IN_TUNNEL = { uri = true, steps = true, streamed = true, post = true, iterator = true,
+                    large_down = true, large_up = true, left = true, slow = true, bounded = true }
 local PROXIED = { uri = true, steps = true, streamed = true, post = true, iterator = true,
-                  large_down = true, large_up = true, left = true, slow = true, bounded = true }
+                  large_down = true, left = true, slow = true, bounded = true }
 
 local LOCAL = { steps = true, streamed = true, post = true, iterator = true, chunked = true,
                 large_down = true, statuses = true, pipeline = true, apart = true, slow = true }
@@ -51,9 +55,9 @@ _M.list = {
     { name = "proxy", weight = 2, server = "plain", scheme = "http", proxy = "open",
       only = PROXIED },
     { name = "tunnel", weight = 2, server = "tls", scheme = "https", proxy = "guarded",
-      only = PROXIED },
+      only = IN_TUNNEL },
     { name = "tls-tunnel", weight = 2, server = "h2", scheme = "https", proxy = "tls",
-      http_version = 2, only = PROXIED },
+      http_version = 2, only = IN_TUNNEL },
     { name = "nghttpd", weight = 1, server = "nghttpd", scheme = "https", http_version = 2,
       only = { echoed = true } },
     { name = "shaky-h1", weight = 6, server = "shaky_tls", scheme = "https", is_shaky = true },
