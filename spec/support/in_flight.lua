@@ -18,6 +18,9 @@ _M.KINDS = {
     body = { path = "/half" },
     -- More than fits into the buffers of sockets and of an HTTP/2 stream.
     upload = { path = "/unread", upload = 16 * 1024 * 1024 },
+    -- The upstream answers these when it is told to.
+    gated = { path = "/gated", expected = "gated %d 0" },
+    gated_upload = { path = "/gated", upload = 100000, expected = "gated %d 100000" },
 }
 
 ---@class Target
@@ -117,19 +120,21 @@ end
 --- Begins so many calls of each kind to each target.
 ---@param targets Target[]
 ---@param count integer
----@param kinds string[]? names of KINDS, all unless given
+---@param kinds string[]? names of KINDS; head, body and upload unless given
+---@param gate string|integer|nil
 ---@return Calls
-function _M.begin(targets, count, kinds)
+function _M.begin(targets, count, kinds, gate)
     local threads = {}
     for _, target in ipairs(targets) do
         for _, name in ipairs(kinds or { "head", "body", "upload" }) do
             local kind = _M.KINDS[name]
             for i = 1, count do
-                local request = { path = kind.path .. "?id=" .. i }
+                local request = { path = ("%s?id=%d&gate=%s"):format(kind.path, i, gate) }
                 if kind.upload then
                     request.method, request.body = "POST", ("x"):rep(kind.upload)
                 end
                 threads[#threads + 1] = {
+                    expected = kind.expected and kind.expected:format(i),
                     name = target.name .. " " .. name,
                     thread = ngx.thread.spawn(_M.call, target, request),
                 }
@@ -148,12 +153,124 @@ function Calls:wait()
     for i, call in ipairs(self.threads) do
         local ok, outcome = ngx.thread.wait(call.thread)
         assert(ok, outcome)
+        if outcome.at == "done" then
+            assert(outcome.body == call.expected, outcome.body)
+        end
         local what = ("%s: %s %s %s"):format(call.name, outcome.at, outcome.code, outcome.stage)
         assert(outcome.at == "done" or outcome.hint, what .. " does not say what to do")
         counts[what] = (counts[what] or 0) + 1
         outcomes[i] = outcome
     end
     return counts, outcomes
+end
+
+
+---@class Load light threads that make calls until they are stopped, and look at each answer
+---@field phase string what the spec does now: calls are counted under that in which they began
+---@field failed table<string, integer> by "phase-phase in which it ended: method at code"
+---@field wrong string[] answers that were not right
+---@field good integer
+local Load = {}
+Load.__index = Load
+
+-- What each light thread asks for in turn, and what it has to get. `id` has eight digits at the most.
+local REQUESTS = {
+    function(id)
+        return { method = "GET", path = "/echo?id=" .. id }, "echo " .. id
+    end,
+    function(id)
+        local body = ("%08d"):format(id):rep(40000)
+        return { method = "GET", path = "/bytes?n=320000&id=" .. id }, body
+    end,
+    function(id)
+        local body = ("x"):rep(100000 + id % 1000)
+        return { method = "PUT", path = "/taken?id=" .. id, body = body },
+            "taken " .. id .. " " .. #body
+    end,
+}
+
+
+local function make_calls(load, target, loop, number)
+    local id = number * 100000
+    while not load.stopped do
+        id = id + 1
+        local request, expected = REQUESTS[id % #REQUESTS + 1](id)
+        local phase = load.phase
+        local outcome = _M.call(target, request)
+        if outcome.at ~= "done" then
+            local what = ("%s-%s: %s %s %s"):format(phase, load.phase, request.method, outcome.at,
+                                                    outcome.code)
+            load.failed[what] = (load.failed[what] or 0) + 1
+            loop.failed[phase] = (loop.failed[phase] or 0) + 1
+            -- Where nothing listens, an error comes at once.
+            ngx.sleep(0.01)
+        elseif outcome.status ~= 200 or outcome.body ~= expected then
+            load.wrong[#load.wrong + 1] = ("%s %s: %d, %d bytes of %d"):format(
+                request.method, request.path, outcome.status, #outcome.body, #expected)
+        else
+            load.good = load.good + 1
+            loop.good[phase] = (loop.good[phase] or 0) + 1
+        end
+    end
+end
+
+
+--- Starts so many light threads for each target.
+---@param targets Target[]
+---@param count integer
+---@return Load
+function _M.load(targets, count)
+    local load = setmetatable({ phase = "first", failed = {}, wrong = {}, good = 0, loops = {} },
+                              Load)
+    for _, target in ipairs(targets) do
+        for _ = 1, count do
+            local loop = { good = {}, failed = {} }
+            load.loops[#load.loops + 1] = loop
+            loop.thread = ngx.thread.spawn(make_calls, load, target, loop, #load.loops)
+        end
+    end
+    return load
+end
+
+
+local function await(load, outcomes, count)
+    local ok = _M.wait_until(function()
+        for _, loop in ipairs(load.loops) do
+            if (loop[outcomes][load.phase] or 0) < count then
+                return false
+            end
+        end
+        return true
+    end)
+    if not ok then
+        error(("not %d %s calls in phase %s of each"):format(count, outcomes, load.phase))
+    end
+end
+
+
+--- Begins another phase, and waits until each light thread has had so many right answers in it.
+---@param phase string
+---@param count integer
+function Load:enter(phase, count)
+    self.phase = phase
+    await(self, "good", count)
+end
+
+
+--- Begins another phase, and waits until a call of each light thread has failed in it.
+---@param phase string
+function Load:enter_failing(phase)
+    self.phase = phase
+    await(self, "failed", 1)
+end
+
+
+--- Ends it.
+function Load:stop()
+    self.stopped = true
+    for _, loop in ipairs(self.loops) do
+        assert(ngx.thread.wait(loop.thread))
+    end
 end
 
 

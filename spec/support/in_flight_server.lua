@@ -5,10 +5,12 @@
 ---     /half?id=7     half of its body, and nothing for a minute
 ---     /unread?id=7   reads nothing of the request's body, for a minute
 ---     /taken?id=7    reads the request's body, then "taken 7 LENGTH"
+---     /gated?id=7&gate=3   the same with "gated", once the gate has been released
 ---     /bytes?id=7&n=10   that many bytes, a number of eight digits over and over
 ---
 --- `/waiting` of the control port says how many calls are at their points. One worker counts them.
 local client = require("spec.support.client")
+local fs = require("spec.support.fs")
 local nginx = require("spec.support.nginx")
 local process = require("spec.support.process")
 
@@ -33,6 +35,22 @@ local HTTP = [[
             ngx.sleep(60)
             waiting = waiting - 1
         end
+        at_gate = {}
+        -- By a file, since nobody can connect any more to one that is about to end.
+        function is_released(gate)
+            local file = io.open("${dir}/gate-" .. gate)
+            return file and file:close()
+        end
+        function print_taken(word)
+            ngx.req.read_body()
+            local body, path = ngx.req.get_body_data(), ngx.req.get_body_file()
+            if path then
+                local file = io.open(path, "rb")
+                body = file:read("*a")
+                file:close()
+            end
+            ngx.print(word, " ", ngx.var.arg_id, " ", #(body or ""))
+        end
     }
 
     server {
@@ -50,20 +68,15 @@ local HTTP = [[
             }
         }
         location = /unread { content_by_lua_block { wait_here() } }
-        location = /slow {
+        location = /taken { content_by_lua_block { print_taken("taken") } }
+        location = /gated {
             content_by_lua_block {
-                ngx.sleep(tonumber(ngx.var.arg_s))
-                ngx.print("slow ", ngx.var.arg_id)
-            }
-        }
-        location = /taken {
-            content_by_lua_block {
-                ngx.req.read_body()
-                local body, path = ngx.req.get_body_data(), ngx.req.get_body_file()
-                if path then
-                    body = io.open(path, "rb"):read("*a")
+                local gate = ngx.var.arg_gate
+                at_gate[gate] = (at_gate[gate] or 0) + 1
+                while not is_released(gate) do
+                    ngx.sleep(0.01)
                 end
-                ngx.print("taken ", ngx.var.arg_id, " ", #(body or ""))
+                print_taken("gated")
             }
         }
         location = /bytes {
@@ -82,6 +95,7 @@ local HTTP = [[
     server {
         listen ${address}:${port.control};
         location = /waiting { content_by_lua_block { ngx.print(waiting) } }
+        location = /at { content_by_lua_block { ngx.print(at_gate[ngx.var.arg_gate] or 0) } }
     }
 ]]
 
@@ -93,11 +107,10 @@ Server.__index = Server
 
 
 --- Starts it.
----@param opts { workers: integer? }?
 ---@return InFlightServer
-function _M.start(opts)
+function _M.start()
     local server = nginx.start({ http = HTTP, vars = { address = "127.0.0.1" },
-                                 workers = opts and opts.workers, log_level = "warn" })
+                                 log_level = "warn" })
     local ports = server.ports
     return setmetatable({
         server = server, vars = { h1 = ports.h1, h2 = ports.h2, control = ports.control },
@@ -105,13 +118,46 @@ function _M.start(opts)
 end
 
 
+local function await(server, path, count)
+    process.wait_until(count .. " calls are at " .. path, function()
+        local response = client.fetch({ port = server.vars.control, path = path })
+        return response and tonumber(response.body) == count
+    end, 30)
+end
+
+
 --- Waits until so many calls are at their points.
 ---@param count integer
 function Server:await(count)
-    process.wait_until(count .. " calls are at their points", function()
-        local response = client.fetch({ port = self.vars.control, path = "/waiting" })
-        return response and tonumber(response.body) == count
-    end, 30)
+    await(self, "/waiting", count)
+end
+
+
+--- Waits until so many calls are at a gate, or have been.
+---@param gate string|integer
+---@param count integer
+function Server:await_gate(gate, count)
+    await(self, "/at?gate=" .. gate, count)
+end
+
+
+--- Answers those who are at a gate, and all who come later.
+---@param gate string|integer
+function Server:release(gate)
+    fs.write(self.server.dir .. "/gate-" .. gate, "")
+end
+
+
+--- How often which id has been answered.
+---@return table<string, integer> counts by id
+---@return integer total
+function Server:served()
+    local counts, total = {}, 0
+    for id in (fs.read(self.server.dir .. "/access.log") or ""):gmatch("([^ \n]+) [^\n]*\n") do
+        counts[id] = (counts[id] or 0) + 1
+        total = total + 1
+    end
+    return counts, total
 end
 
 

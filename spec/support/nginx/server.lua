@@ -56,8 +56,9 @@ http {
 ---@field port integer the first one in the configuration
 ---@field process Process
 ---@field workers integer
----@field argv string[]
+---@field argv string[] its command
 ---@field env table<string, string|false>
+---@field patience number? seconds that it may take to start
 local Nginx = {}
 Nginx.__index = Nginx
 _M.Nginx = Nginx
@@ -131,14 +132,14 @@ function _M.start(opts)
                                 "-e", dir .. "/error.log" }) do
         self.argv[#self.argv + 1] = argument
     end
-    self:start_again(opts.under and 60)
+    self.patience = opts.under and 60
+    self:start_again()
     return self
 end
 
 
---- Starts it with the folder, the configuration and the ports that it had before it was killed.
----@param timeout number? seconds, 10 unless given
-function Nginx:start_again(timeout)
+--- Starts it with the folder, the configuration and the ports that it had, after it has ended.
+function Nginx:start_again()
     os.remove(self.dir .. "/nginx.pid")
     self.process = process.start(self.argv, { env = self.env, log = self.dir .. "/output" })
     -- The sockets listen before the pid file is there.
@@ -148,7 +149,7 @@ function Nginx:start_again(timeout)
         end
         return (fs.read(self.dir .. "/nginx.pid") or ""):find("%d")
             and #self:worker_pids() >= self.workers
-    end, timeout)
+    end, self.patience)
 end
 
 
