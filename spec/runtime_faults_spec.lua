@@ -64,7 +64,8 @@ local ENDS = in_flight_server.CHUNK .. BREAK .. [[
     end
     local calls = in_flight.begin(targets, 3)
     print("begun")
-    assert(in_flight.wait_for_file("${dir}/go"))
+    await("go")
+    os.remove("${dir}/go")
     break_epoll()
     local counts = calls:wait()
     local _, outcome = ngx.thread.wait(connecting)
@@ -81,10 +82,7 @@ local ENDS = in_flight_server.CHUNK .. BREAK .. [[
             answers[answered] = (answers[answered] or 0) + 1
         end
     end
-    assert(in_flight.settled(), "something is left")
-    if not in_flight.has_files(kept.count) then
-        error(kept.count .. " files were open, and now " .. cjson.encode((in_flight.files())))
-    end
+    assert_settled(kept.count)
     print(cjson.encode({ counts = counts, answers = answers }))
 ]]
 
@@ -110,17 +108,13 @@ describe("the thread of the runtime ends by a panic", function()
         finally(function() gateway.process:kill() end)
         local worker = gateway:worker_pids()[1]
         local _, silent_port = silent:getsockname()
-        local vars = { silent = silent_port }
-        for name, value in pairs(server.vars) do
-            vars[name] = value
-        end
+        local vars = server:vars_and({ silent = silent_port })
 
         for round = 1, 5 do
             local run = gateway:begin(ENDS, { vars = vars })
             server:await(18 * round)
-            fs.write(gateway.dir .. "/go", "")
+            gateway:say("go")
             local seen = cjson.decode(run:wait(40):match("\n(.*)$"))
-            os.remove(gateway.dir .. "/go")
             assert.same(expected_counts(), seen.counts)
             assert.same({ new = 2, reused = 38 }, seen.answers)
             assert.equals("ok", gateway:get("/ok").body)
@@ -158,7 +152,7 @@ describe("in plain luajit, the thread of the runtime ends by a panic", function(
                 assert(in_flight.settled(), "something is left")
                 print(table.concat(outcomes, ", "))
             end
-        ]], { vars = server.vars })
+        ]], { vars = server:vars_and({ dir = "/nonexistent" }) })
         tried = tried + 6
         assert.equals(("request internal, request internal\n"):rep(3), output)
     end)
@@ -211,21 +205,18 @@ local TRY = in_flight_server.CHUNK .. BREAK .. [[
 
 
 describe("without a thread to be had, calls fail with an error that says so", function()
-    local gateway, vars
+    local gateway, vars, env
 
     setup(function()
         local dir = fs.temp_dir("threads")
         process.check({ "cc", "-shared", "-fPIC", "-O1", "-x", "c", "-", "-o", dir .. "/shim.so",
                         "-ldl" }, { stdin = SHIM })
-        vars = { switch = dir .. "/none" }
-        for name, value in pairs(server.vars) do
-            vars[name] = value
-        end
-        vars.env = { LD_PRELOAD = dir .. "/shim.so", NO_THREADS = vars.switch }
+        vars = server:vars_and({ switch = dir .. "/none" })
+        env = { LD_PRELOAD = dir .. "/shim.so", NO_THREADS = vars.switch }
     end)
 
     before_each(function()
-        gateway = nginx.gateway({ log_level = "warn", env = vars.env })
+        gateway = nginx.gateway({ log_level = "warn", env = env })
     end)
     after_each(function()
         gateway:stop()

@@ -1,6 +1,5 @@
 --- The upstream is killed, ended, reloaded and started again while calls are on their way.
 local cjson = require("cjson")
-local fs = require("spec.support.fs")
 local in_flight_server = require("spec.support.in_flight_server")
 local nginx = require("spec.support.nginx")
 local process = require("spec.support.process")
@@ -23,22 +22,10 @@ end)
 teardown(function() io.stdout:write(table.concat(told)) end)
 
 
--- Chunk and spec take turns: each says where it is with a file.
 local CHUNK = in_flight_server.CHUNK .. [[
-    local function say(what)
-        io.open("${dir}/" .. what, "w"):close()
-    end
-
-    local function await(what)
-        assert(in_flight.wait_for_file("${dir}/" .. what), "no " .. what)
-    end
-
     local function finish(load, files, result)
         load:stop()
-        assert(in_flight.settled(), "something is left")
-        if not in_flight.has_files(files) then
-            error(files .. " files were open, and now " .. cjson.encode((in_flight.files())))
-        end
+        assert_settled(files)
         assert(#load.wrong == 0, load.wrong[1])
         result.good, result.failed = load.good, load.failed
         -- An empty table would be an array for cjson.
@@ -57,23 +44,8 @@ local CHUNK = in_flight_server.CHUNK .. [[
 ]]
 
 
-local function say(what)
-    fs.write(gateway.dir .. "/" .. what, "")
-end
-
-
-local function await(what)
-    process.wait_until("the chunk says " .. what, function()
-        return fs.exists(gateway.dir .. "/" .. what)
-    end, 30)
-end
-
-
 local function begin(chunk, vars)
-    for name, value in pairs(server.vars) do
-        vars[name] = value
-    end
-    return gateway:begin(CHUNK .. chunk, { vars = vars })
+    return gateway:begin(CHUNK .. chunk, { vars = server:vars_and(vars) })
 end
 
 
@@ -116,7 +88,7 @@ describe("an upstream that ends at once under load", function()
     local ROUNDS = 5
 
     for _, signal in ipairs({ "KILL", "TERM" }) do
-        it("by " .. signal .. " fails what is in flight, and works again when it is back", function()
+        it("by " .. signal .. " fails what is in flight, and works when it is back", function()
             local run = begin([[
                 local files, load = idle_files(), in_flight.load(targets, 4)
                 local ended = {}
@@ -143,11 +115,11 @@ describe("an upstream that ends at once under load", function()
                 else
                     assert.equals(0, server.server.process:stop(signal))
                 end
-                assert.is_true(nobody_listens())
-                say("down-" .. round)
-                await("felt-" .. round)
+                process.wait_until("nobody listens", nobody_listens)
+                gateway:say("down-" .. round)
+                gateway:await("felt-" .. round)
                 server.server:start_again()
-                say("up-" .. round)
+                gateway:say("up-" .. round)
             end
             local seen = cjson.decode(run:wait(60))
             local ended = 0
@@ -182,9 +154,9 @@ describe("an upstream that is reloaded under load", function()
             finish(load, files, { retries = http.stats().retries })
         ]], { rounds = ROUNDS })
         for round = 1, ROUNDS do
-            await("reload-" .. round)
+            gateway:await("reload-" .. round)
             server.server:reload()
-            say("reloaded-" .. round)
+            gateway:say("reloaded-" .. round)
         end
         local seen = cjson.decode(run:wait(60))
         assert.same({ [""] = 0 }, seen.failed)
@@ -221,12 +193,12 @@ describe("an upstream that is told to quit, and started again, under load", func
             server:await_gate(round, 12)
             server.server:quit()
             process.wait_until("nobody listens", nobody_listens)
-            say("quit-" .. round)
-            await("felt-" .. round)
+            gateway:say("quit-" .. round)
+            gateway:await("felt-" .. round)
             server:release(round)
             assert.equals(0, server.server.process:wait())
             server.server:start_again()
-            say("up-" .. round)
+            gateway:say("up-" .. round)
         end
         local seen = cjson.decode(run:wait(60))
         assert.same({ ["h1 gated: done nil nil"] = 3 * ROUNDS,

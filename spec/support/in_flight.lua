@@ -70,6 +70,15 @@ local function failed(at, err, details)
 end
 
 
+local function now()
+    if not ngx then
+        return os.time()
+    end
+    ngx.update_time()
+    return ngx.now()
+end
+
+
 --- One call, with a client of its own or with one that is connected.
 ---@param target Target
 ---@param request table of `request`
@@ -98,6 +107,14 @@ function _M.call(target, request, httpc)
     end
     return { at = "done", status = res.status, body = body, reused = reused,
              kept = httpc:set_keepalive() }
+end
+
+
+local function timed(...)
+    local started = now()
+    local outcome = _M.call(...)
+    outcome.seconds = now() - started
+    return outcome
 end
 
 
@@ -136,12 +153,21 @@ function _M.begin(targets, count, kinds, gate)
                 threads[#threads + 1] = {
                     expected = kind.expected and kind.expected:format(i),
                     name = target.name .. " " .. name,
-                    thread = ngx.thread.spawn(_M.call, target, request),
+                    thread = ngx.thread.spawn(timed, target, request),
                 }
             end
         end
     end
     return setmetatable({ threads = threads }, Calls)
+end
+
+
+--- Takes those of others in.
+---@param others Calls
+function Calls:add(others)
+    for _, call in ipairs(others.threads) do
+        self.threads[#self.threads + 1] = call
+    end
 end
 
 
@@ -173,7 +199,7 @@ end
 local Load = {}
 Load.__index = Load
 
--- What each light thread asks for in turn, and what it has to get. `id` has eight digits at the most.
+-- What each light thread asks for in turn, and what it has to get. An id has eight digits at most.
 local REQUESTS = {
     function(id)
         return { method = "GET", path = "/echo?id=" .. id }, "echo " .. id
@@ -220,12 +246,12 @@ end
 ---@param count integer
 ---@return Load
 function _M.load(targets, count)
-    local load = setmetatable({ phase = "first", failed = {}, wrong = {}, good = 0, loops = {} },
-                              Load)
+    local load = { phase = "first", failed = {}, wrong = {}, good = 0, loops = {} }
+    setmetatable(load, Load)
     for _, target in ipairs(targets) do
         for _ = 1, count do
             local loop = { good = {}, failed = {} }
-            load.loops[#load.loops + 1] = loop
+            table.insert(load.loops, loop)
             loop.thread = ngx.thread.spawn(make_calls, load, target, loop, #load.loops)
         end
     end

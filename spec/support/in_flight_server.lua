@@ -8,7 +8,8 @@
 ---     /gated?id=7&gate=3   the same with "gated", once the gate has been released
 ---     /bytes?id=7&n=10   that many bytes, a number of eight digits over and over
 ---
---- `/waiting` of the control port says how many calls are at their points. One worker counts them.
+--- In a handshake, the port for that waits as well. `/waiting` of the control port says how many
+--- calls are at their points. One worker counts them.
 local client = require("spec.support.client")
 local fs = require("spec.support.fs")
 local nginx = require("spec.support.nginx")
@@ -93,7 +94,12 @@ local HTTP = [[
         }
     }
     server {
-        listen ${address}:${port.control};
+        listen ${address}:${port.handshake} ssl;
+        # Says nothing more than that a connection was accepted.
+        ssl_certificate_by_lua_block { wait_here() }
+    }
+    server {
+        listen 127.0.0.1:${port.control};
         location = /waiting { content_by_lua_block { ngx.print(waiting) } }
         location = /at { content_by_lua_block { ngx.print(at_gate[ngx.var.arg_gate] or 0) } }
     }
@@ -101,20 +107,36 @@ local HTTP = [[
 
 ---@class InFlightServer
 ---@field server Nginx
----@field vars table<string, string|number> of chunks: h1, h2, control
+---@field vars table<string, string|number> of chunks: address, and the ports h1, h2, handshake and
+---control
 local Server = {}
 Server.__index = Server
 
 
 --- Starts it.
+---@param address string? to listen on for calls, 127.0.0.1 unless given
 ---@return InFlightServer
-function _M.start()
-    local server = nginx.start({ http = HTTP, vars = { address = "127.0.0.1" },
-                                 log_level = "warn" })
+function _M.start(address)
+    address = address or "127.0.0.1"
+    local server = nginx.start({ http = HTTP, vars = { address = address }, log_level = "warn" })
     local ports = server.ports
-    return setmetatable({
-        server = server, vars = { h1 = ports.h1, h2 = ports.h2, control = ports.control },
-    }, Server)
+    local vars = { h1 = ports.h1, h2 = ports.h2, control = ports.control,
+                   handshake = ports.handshake, address = address }
+    return setmetatable({ server = server, vars = vars }, Server)
+end
+
+
+--- Its variables for chunks, and more.
+---@param more table<string, string|number>
+---@return table<string, string|number>
+function Server:vars_and(more)
+    local vars = {}
+    for _, source in ipairs({ self.vars, more }) do
+        for name, value in pairs(source) do
+            vars[name] = value
+        end
+    end
+    return vars
 end
 
 
@@ -167,7 +189,8 @@ function Server:stop()
 end
 
 
---- What chunks begin with: `targets`, of HTTP/1.1 and of HTTP/2, and `in_flight`.
+--- What chunks begin with: `targets`, of HTTP/1.1 and of HTTP/2, and `in_flight`. Chunk and spec
+--- take turns: each says where it is, with a file in the gateway's folder.
 _M.CHUNK = [[
     local http, in_flight = require("resty.mtls.http"), require("spec.support.in_flight")
     local cjson = require("cjson")
@@ -176,7 +199,7 @@ _M.CHUNK = [[
         return {
             name = name, timeouts = { 20000, 20000, 20000 },
             options = {
-                scheme = "https", host = "127.0.0.1", port = port, http_version = http_version,
+                scheme = "https", host = "${address}", port = port, http_version = http_version,
                 ssl_server_name = "localhost", ssl_trusted_certificate = ${pem.ca.crt},
                 ssl_cert = ${pem.client-a.crt}, ssl_key = ${pem.client-a.key},
             },
@@ -184,6 +207,22 @@ _M.CHUNK = [[
     end
 
     local targets = { target("h1", ${h1}, 1.1), target("h2", ${h2}, 2) }
+
+    local function say(what)
+        io.open("${dir}/" .. what, "w"):close()
+    end
+
+    local function await(what)
+        assert(in_flight.wait_for_file("${dir}/" .. what), "nobody has said " .. what)
+    end
+
+    -- Nothing is left but so many files, and idle connections.
+    local function assert_settled(files)
+        assert(in_flight.settled(), "something is left in flight or open")
+        if not in_flight.has_files(files) then
+            error(files .. " files were open, and now " .. cjson.encode((in_flight.files())))
+        end
+    end
 ]]
 
 return _M

@@ -211,6 +211,22 @@ function Gateway:begin(code, opts)
 end
 
 
+--- Tells a chunk something, by an empty file in the gateway's folder.
+---@param what string
+function Gateway:say(what)
+    fs.write(self.dir .. "/" .. what, "")
+end
+
+
+--- Waits until a chunk tells something that way.
+---@param what string
+function Gateway:await(what)
+    process.wait_until("a chunk says " .. what, function()
+        return fs.exists(self.dir .. "/" .. what)
+    end, 30)
+end
+
+
 --- Waits for the end of the chunk that ran in init, init_worker or exit_worker.
 ---@param id string phase
 ---@param timeout number? seconds, 15 unless given
