@@ -122,6 +122,27 @@ describe("the wake socket", function()
         end)
     end)
 
+    it("leaves alone what has the name that it would have", function()
+        -- Of another copy of the library, or of a process with the same number in a container.
+        local dir = fs.temp_dir("tmpdir")
+        with_gateway({ env = { TMPDIR = dir } }, function(run)
+            local others = run([[
+                local lfs, others = require("lfs"), {}
+                for i = 0, 9 do
+                    others[i] = os.getenv("TMPDIR") .. "/resty-mtls-" .. ngx.worker.pid() .. "-" .. i
+                    assert(lfs.mkdir(others[i]))
+                    assert(io.open(others[i] .. "/wake", "w")):close()
+                    print(others[i])
+                end
+            ]])
+            assert.equals(dir .. "\nslow\n64\n", run(WHERE))
+            for other in others:gmatch("[^\n]+") do
+                assert.is_true(os.remove(other .. "/wake"))
+                assert.is_true(os.remove(other))
+            end
+        end)
+    end)
+
     it("is made elsewhere if TMPDIR cannot be written to", function()
         with_gateway({ env = { TMPDIR = "/proc/none" } }, function(run)
             assert.equals("/dev/shm\nslow\n64\n", run(WHERE))

@@ -38,6 +38,9 @@ pub enum Listener {
 /// `sockaddr_un.sun_path` takes 108 bytes with the NUL at its end (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
 
+/// Names that may be taken already. What is left behind by killed processes is less than that.
+const MAX_TAKEN: usize = 64;
+
 impl Listener {
     /// Listens in the first directory that can be written to, or else on loopback. Workers may
     /// run as nobody on a read-only root, so several directories are tried.
@@ -64,22 +67,8 @@ impl Listener {
     }
 
     fn unix(parent: &Path) -> io::Result<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let directory = parent.join(format!("resty-mtls-{}-{number}", std::process::id()));
+        let directory = create_directory(parent)?;
         let path = directory.join("wake");
-        if path.as_os_str().len() > MAX_SOCKET_PATH {
-            return Err(io::ErrorKind::InvalidFilename.into());
-        }
-        let create = || DirBuilder::new().mode(0o700).create(&directory);
-        if let Err(error) = create() {
-            // Left behind by a killed process with our number; ours to remove if we may.
-            if error.kind() != io::ErrorKind::AlreadyExists {
-                return Err(error);
-            }
-            remove(&directory);
-            create()?;
-        }
         match UnixListener::bind(&path) {
             Ok(socket) => Ok(Self::Unix { socket, directory }),
             Err(error) => {
@@ -146,6 +135,24 @@ impl Drop for Listener {
             remove(directory);
         }
     }
+}
+
+/// A new directory. One that is there already is left alone, it may be in use: another copy of this
+/// library in the process, or a process of our number in another container, counts like we do.
+fn create_directory(parent: &Path) -> io::Result<PathBuf> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    for _ in 0..MAX_TAKEN {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let directory = parent.join(format!("resty-mtls-{}-{number}", std::process::id()));
+        if directory.join("wake").as_os_str().len() > MAX_SOCKET_PATH {
+            return Err(io::ErrorKind::InvalidFilename.into());
+        }
+        match DirBuilder::new().mode(0o700).create(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            created => return created.map(|()| directory),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 fn remove(directory: &Path) {
