@@ -15,6 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Once, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::AbortHandle;
@@ -68,6 +69,8 @@ pub fn thread_number() -> u64 {
     ENDED.load(Ordering::Acquire)
 }
 
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// getaddrinfo and file reads block; this many of them at a time may hang.
 const BLOCKING_THREADS: usize = 16;
 
@@ -116,12 +119,19 @@ impl Engine {
             all.add(&snapshot);
             destinations.insert(name, snapshot);
         }
+        all.set("keys_held", self.profiles.keys());
         (all, destinations)
     }
 
     /// How many operations are in flight and connections are open.
     pub fn size(&self) -> u64 {
         self.stats.operations_in_flight.get() + self.tallies.connections_open()
+    }
+
+    /// What is to be done once a minute.
+    pub fn minute_passes(&self) {
+        self.gates.drop_unused();
+        self.profiles.minute_passes();
     }
 
     /// Runs a task on the runtime. If the thread has ended, the task is dropped.
@@ -178,7 +188,13 @@ impl Engine {
 
     /// The thread.
     fn serve(&'static self, runtime: Runtime) {
-        let serving = AssertUnwindSafe(|| runtime.block_on(std::future::pending::<()>()));
+        let minutes = async {
+            loop {
+                tokio::time::sleep(MINUTE).await;
+                self.minute_passes();
+            }
+        };
+        let serving = AssertUnwindSafe(|| runtime.block_on(minutes));
         let _ = catch_unwind(serving);
         self.log.error(
             "the background thread has ended by a panic, and with it what it was doing; the next \

@@ -37,6 +37,7 @@ fn nothing() -> (Snapshot, BTreeMap<String, Snapshot>) {
     let mut all = Stats::default().snapshot();
     all.add(&Tally::default().snapshot());
     all.set("connections_idle", 0);
+    all.set("keys_held", 0);
     (all, BTreeMap::new())
 }
 
@@ -82,4 +83,15 @@ pub fn count_failure(_: &Lua, arguments: FailureArguments) -> mlua::Result<Reply
 pub fn now(_: &Lua, (): ()) -> mlua::Result<f64> {
     static BEGAN: OnceLock<Instant> = OnceLock::new();
     Ok(milliseconds(BEGAN.get_or_init(Instant::now).elapsed()))
+}
+
+/// `pass_time(minutes)`: for specs. As if so much time had passed for profiles. `cache.lua` has the same
+/// for the caches of Lua.
+pub fn pass_time(_: &Lua, minutes: u64) -> mlua::Result<Reply<bool>> {
+    Ok(guarded(|| {
+        for _ in 0..minutes {
+            Engine::current()?.minute_passes();
+        }
+        Ok(true)
+    }))
 }

@@ -67,6 +67,7 @@ pub fn module(lua: &Lua) -> mlua::Result<Table> {
         lua.create_function(figures::count_failure)?,
     )?;
     module.set("now", lua.create_function(figures::now)?)?;
+    module.set("pass_time", lua.create_function(figures::pass_time)?)?;
     module.set("set_default", lua.create_function(set_default)?)?;
     module.set("take_log", lua.create_function(take_log)?)?;
     module.set("defaults", lua.create_function(defaults)?)?;

@@ -19,7 +19,7 @@ use crate::error::{Cause, Error, Result, Stage};
 use crate::net::{self, Endpoint, Transport};
 use crate::runtime::{self, Engine};
 use crate::stats::Tally;
-use crate::tls::{self, Protocols};
+use crate::tls::{self, Loaded, Protocols};
 
 /// A bound on the connections in use to a destination.
 #[derive(Debug, Clone, Copy)]
@@ -79,13 +79,13 @@ pub async fn open(
     let stream = match target {
         None => Stream::Plain(transport),
         Some(target) => {
-            let session = target.0.clone();
+            let (session, in_use) = (target.session.clone(), target.loaded.in_use());
             trace.session = Some(session.clone());
             let started = Instant::now();
             let endpoint = &destination.endpoint;
             let stream = shake_hands(tally, target, endpoint, transport, timeouts).await?;
             trace.tls = started.elapsed();
-            Stream::Tls(Box::new(stream), session)
+            Stream::Tls(Box::new(stream), session, in_use)
         }
     };
     let is_http2 = speaks_http2(&stream, destination.protocols)?;
@@ -177,10 +177,10 @@ pub async fn upgrade(
     let tally = engine.tallies.of(&destination.name());
     // The proxy was trusted as the connection's first destination says.
     let generation = match destination.proxy == origin.route.destination.proxy {
-        true => Generation(target.0.generation(), origin.generation.1),
+        true => Generation(target.session.generation(), origin.generation.1),
         false => Generation::NEVER,
     };
-    let session = target.0.clone();
+    let (session, in_use) = (target.session.clone(), target.loaded.in_use());
     *trace = Trace {
         address: origin.trace.address.clone(),
         resolve: origin.trace.resolve,
@@ -207,7 +207,7 @@ pub async fn upgrade(
         trace,
         tally,
     };
-    let stream = Stream::Tls(Box::new(stream), session);
+    let stream = Stream::Tls(Box::new(stream), session, in_use);
     let open = open.moved_to(tally);
     Ok(Connection::new(stream, origin, permit, open))
 }
@@ -238,14 +238,18 @@ async fn dial(
     within(limit, Stage::Connect, dialling).await
 }
 
-/// What a handshake needs: a session with keys and trust anchors that have been read, and the
-/// server's name.
-type Prepared = (Arc<tls::Session>, ServerName<'static>);
+/// What a handshake needs.
+struct Prepared {
+    session: Arc<tls::Session>,
+    /// Keys and trust anchors that have been read.
+    loaded: Loaded,
+    server_name: ServerName<'static>,
+}
 
 fn generation(prepared: &Option<Prepared>) -> u64 {
     prepared
         .as_ref()
-        .map_or(0, |(session, _)| session.generation())
+        .map_or(0, |prepared| prepared.session.generation())
 }
 
 async fn prepare(target: Option<&TlsTarget>, timeouts: Timeouts) -> Result<Option<Prepared>> {
@@ -254,20 +258,26 @@ async fn prepare(target: Option<&TlsTarget>, timeouts: Timeouts) -> Result<Optio
     };
     let preparing = tls::prepare(&target.profile);
     let loaded = within(timeouts.connect(), Stage::Options, preparing).await?;
-    Ok(Some((
-        tls::Session::new(loaded),
-        target.server_name.clone(),
-    )))
+    Ok(Some(Prepared {
+        session: tls::Session::new(&loaded),
+        loaded,
+        server_name: target.server_name.clone(),
+    }))
 }
 
 async fn shake_hands(
     tally: &Tally,
-    (session, server_name): Prepared,
+    prepared: Prepared,
     endpoint: &Endpoint,
     transport: Transport,
     timeouts: Timeouts,
 ) -> Result<TlsStream<Transport>> {
-    let handshake = session.handshake(endpoint, server_name, transport);
+    let Prepared {
+        session,
+        loaded,
+        server_name,
+    } = prepared;
+    let handshake = session.handshake(&loaded, endpoint, server_name, transport);
     let shaken = within(timeouts.connect(), Stage::Tls, handshake).await;
     match &shaken {
         Ok(_) if session.resumed() => tally.handshakes_resumed.increment(),

@@ -19,7 +19,7 @@ use crate::net::{Transport, has_plaintext, is_silent};
 use crate::pool::Idle;
 use crate::runtime;
 use crate::stats::Tally;
-use crate::tls::Session;
+use crate::tls::{InUse, Session};
 
 /// See the module.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub enum Stream {
     /// As they are.
     Plain(Transport),
     /// Encrypted.
-    Tls(Box<TlsStream<Transport>>, Arc<Session>),
+    Tls(Box<TlsStream<Transport>>, Arc<Session>, InUse),
 }
 
 impl Stream {
@@ -68,14 +68,14 @@ impl Stream {
     pub fn session(&self) -> Option<&Arc<Session>> {
         match self {
             Self::Plain(_) => None,
-            Self::Tls(_, session) => Some(session),
+            Self::Tls(_, session, _) => Some(session),
         }
     }
 
     /// Appends what has been decrypted already: how many bytes. A record that is an alert, or broken,
     /// is told of in front of the data that came before it, if one read of the socket brought both.
     fn take_decrypted(&mut self, buffer: &mut Vec<u8>) -> usize {
-        let Self::Tls(stream, _) = self else {
+        let Self::Tls(stream, ..) = self else {
             return 0;
         };
         let before = buffer.len();
@@ -93,7 +93,7 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(transport) => Pin::new(transport).poll_read(cx, space),
-            Self::Tls(stream, _) => poll_read_tls(stream, cx, space),
+            Self::Tls(stream, ..) => poll_read_tls(stream, cx, space),
         }
     }
 }
@@ -106,21 +106,21 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(transport) => Pin::new(transport).poll_write(cx, bytes),
-            Self::Tls(stream, _) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream, ..) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(transport) => Pin::new(transport).poll_flush(cx),
-            Self::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream, ..) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(transport) => Pin::new(transport).poll_shutdown(cx),
-            Self::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream, ..) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -258,7 +258,7 @@ impl Connection {
         }
         let taken = match &mut self.stream {
             Stream::Plain(transport) => transport.write_now(bytes).unwrap_or(0),
-            Stream::Tls(stream, _) => {
+            Stream::Tls(stream, ..) => {
                 let (transport, tls) = stream.get_mut();
                 let taken = io::Write::write(&mut tls.writer(), bytes).unwrap_or(0);
                 flush_now(transport, tls);
@@ -276,7 +276,7 @@ impl Connection {
         }
         self.transport().forget_waker();
         if self.reused == 0
-            && let Stream::Tls(_, session) = &self.stream
+            && let Stream::Tls(_, session, _) = &self.stream
         {
             session.settle();
         }
@@ -285,13 +285,13 @@ impl Connection {
     fn transport(&self) -> &Transport {
         match &self.stream {
             Stream::Plain(transport) => transport,
-            Stream::Tls(stream, _) => stream.get_ref().0,
+            Stream::Tls(stream, ..) => stream.get_ref().0,
         }
     }
 
     /// Tells the server that we are done (RFC 8446, 6.1), as far as that works without waiting.
     pub fn close(mut self) {
-        if let Stream::Tls(stream, _) = &mut self.stream {
+        if let Stream::Tls(stream, ..) = &mut self.stream {
             let (transport, tls) = stream.get_mut();
             tls.send_close_notify();
             flush_now(transport, tls);
@@ -330,7 +330,7 @@ impl Connection {
     pub fn has_unread(&mut self) -> bool {
         let silent = match &mut self.stream {
             Stream::Plain(_) => true,
-            Stream::Tls(stream, _) => is_silent(stream),
+            Stream::Tls(stream, ..) => is_silent(stream),
         };
         !self.buffer.is_empty() || self.ended.is_some() || !silent
     }
@@ -339,7 +339,7 @@ impl Connection {
     pub fn has_data(&mut self) -> bool {
         let within = match &mut self.stream {
             Stream::Plain(_) => false,
-            Stream::Tls(stream, _) => has_plaintext(stream),
+            Stream::Tls(stream, ..) => has_plaintext(stream),
         };
         within || !self.buffer.is_empty()
     }
@@ -395,7 +395,7 @@ impl Connection {
     pub fn explain(&self, error: &io::Error, stage: Stage) -> Error {
         match &self.stream {
             Stream::Plain(_) => Error::closed(stage),
-            Stream::Tls(_, session) => session
+            Stream::Tls(_, session, _) => session
                 .explain(error, stage)
                 .unwrap_or_else(|| session.explain_closed(stage)),
         }
@@ -405,7 +405,7 @@ impl Connection {
     pub fn explain_end(&self, stage: Stage) -> Error {
         match &self.stream {
             Stream::Plain(_) => Error::closed(stage),
-            Stream::Tls(_, session) => session.explain_closed(stage),
+            Stream::Tls(_, session, _) => session.explain_closed(stage),
         }
     }
 }
@@ -429,7 +429,7 @@ impl Idle for Connection {
         }
         match &mut self.stream {
             Stream::Plain(transport) => transport.is_quiet(),
-            Stream::Tls(stream, _) => {
+            Stream::Tls(stream, ..) => {
                 let (transport, tls) = stream.get_mut();
                 // Session tickets may still arrive after a response; they are no reason to drop
                 // the connection. Data, an alert or the end are.
@@ -444,7 +444,7 @@ impl Idle for Connection {
         }
         match &mut self.stream {
             Stream::Plain(transport) => transport.seems_quiet(),
-            Stream::Tls(stream, _) => stream.get_mut().0.seems_quiet() || self.is_usable(),
+            Stream::Tls(stream, ..) => stream.get_mut().0.seems_quiet() || self.is_usable(),
         }
     }
 }

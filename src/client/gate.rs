@@ -44,6 +44,12 @@ impl Gates {
         });
         gate.clone()
     }
+
+    /// Drops those of destinations that nobody else knows any more: with them go their profiles.
+    pub fn drop_unused(&self) {
+        let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.retain(|destination, gate| gate.is_used() || Arc::strong_count(destination) > 1);
+    }
 }
 
 impl Gate {

@@ -94,13 +94,27 @@ pub struct Loaded {
     servers: Arc<Mutex<HashMap<Endpoint, Tickets>>>,
     /// The certificates that each server sent last.
     chains: Arc<Mutex<HashMap<Endpoint, Chain>>>,
-    /// The identity that it offers.
+    resume: bool,
+    /// What is known of it.
+    pub facts: Facts,
+}
+
+/// Held by whoever has a connection under a configuration, which may not be unloaded meanwhile.
+#[derive(Debug, Clone)]
+pub struct InUse {
+    _servers: Arc<Mutex<HashMap<Endpoint, Tickets>>>,
+}
+
+/// What errors are explained with and reports are made of. It has no key, and no ticket: the session
+/// that is reported on may have ended.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The identity that is offered.
     pub identity: Option<Arc<Identity>>,
     /// Whom it trusts; `None` if the server's certificate is not judged.
     pub trust: Option<Arc<Trust>>,
     /// The protocols that it offers.
     pub protocols: Protocols,
-    resume: bool,
     /// The option that keeps it from speaking both versions, if one does.
     pub version_option: Option<&'static str>,
     /// Counts how often the profile has been loaded.
@@ -151,14 +165,17 @@ pub fn load(options: &ProfileOptions, log: &Log) -> Result<Loaded> {
         pins: options.pins.clone(),
         provider,
     };
-    let identity = match &options.identity {
-        Some(source) => Some(Arc::new(source.load()?)),
-        None => None,
+    let (identity, certified) = match &options.identity {
+        Some(source) => {
+            let (identity, certified) = source.load()?;
+            (Some(Arc::new(identity)), Some(certified))
+        }
+        None => (None, None),
     };
     let mut config = builder
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_cert_resolver(Arc::new(IdentityResolver(identity.clone())));
+        .with_client_cert_resolver(Arc::new(IdentityResolver(certified)));
     config.alpn_protocols = options.protocols.names();
     config.resumption = Resumption::disabled();
     config.key_log = KeyLog::new(options.allow_keylog, log);
@@ -166,17 +183,19 @@ pub fn load(options: &ProfileOptions, log: &Log) -> Result<Loaded> {
         config: Arc::new(config),
         servers: Arc::default(),
         chains: Arc::default(),
-        identity,
-        trust,
-        protocols: options.protocols,
         // What a resumed session skips is the look at the lists.
         resume: options.resume && options.revocation.is_none(),
-        version_option: match (options.min_version, options.max_version) {
-            (Version::Tls13, _) => Some("ssl_min_version"),
-            (_, Version::Tls12) => Some("ssl_max_version"),
-            _ => None,
+        facts: Facts {
+            identity,
+            trust,
+            protocols: options.protocols,
+            version_option: match (options.min_version, options.max_version) {
+                (Version::Tls13, _) => Some("ssl_min_version"),
+                (_, Version::Tls12) => Some("ssl_max_version"),
+                _ => None,
+            },
+            generation: 0,
         },
-        generation: 0,
     })
 }
 
@@ -250,14 +269,26 @@ impl Loaded {
 
     /// What was put right in the identity.
     pub fn warnings(&self) -> &[String] {
-        self.identity
-            .as_ref()
-            .map_or(&[], |identity| &identity.warnings)
+        let identity = self.facts.identity.as_ref();
+        identity.map_or(&[], |identity| &identity.warnings)
     }
 
     /// The same, with the number of its generation.
-    pub fn with_generation(self, generation: u64) -> Self {
-        Self { generation, ..self }
+    pub fn with_generation(mut self, generation: u64) -> Self {
+        self.facts.generation = generation;
+        self
+    }
+
+    /// For as long as there is a connection.
+    pub fn in_use(&self) -> InUse {
+        InUse {
+            _servers: self.servers.clone(),
+        }
+    }
+
+    /// Whether somebody else has it, or a connection under it.
+    pub fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.servers) > 1
     }
 }
 
@@ -300,7 +331,7 @@ impl ProfileOptions {
 
 /// Offers the identity, whatever CAs the server says it accepts: the server decides, and says so.
 #[derive(Debug)]
-struct IdentityResolver(Option<Arc<Identity>>);
+struct IdentityResolver(Option<Arc<CertifiedKey>>);
 
 impl ResolvesClientCert for IdentityResolver {
     fn resolve(
@@ -310,7 +341,7 @@ impl ResolvesClientCert for IdentityResolver {
     ) -> Option<Arc<CertifiedKey>> {
         let auth = match &self.0 {
             None => ClientAuth::NoIdentity,
-            Some(identity) if identity.certified.key.choose_scheme(schemes).is_none() => {
+            Some(certified) if certified.key.choose_scheme(schemes).is_none() => {
                 ClientAuth::NoCommonScheme
             }
             Some(_) => ClientAuth::Sent,
@@ -319,7 +350,7 @@ impl ResolvesClientCert for IdentityResolver {
             seen.request = Some(auth);
             seen.authorities = root_hint_subjects.iter().map(|der| (*der).into()).collect();
         });
-        Some(self.0.as_ref()?.certified.clone())
+        self.0.clone()
     }
 
     fn has_certs(&self) -> bool {

@@ -11,7 +11,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::certificate::{Certificate, DistinguishedName};
-use super::config::{Chain, Loaded};
+use super::config::{Chain, Facts, Loaded};
 use super::explain;
 use super::identity::Identity;
 use super::observe::{ClientAuth, Observation};
@@ -24,7 +24,7 @@ use crate::threads;
 /// handshake, so that a handshake that fails can be reported on as well.
 #[derive(Debug)]
 pub struct Session {
-    pub(super) loaded: Loaded,
+    pub(super) facts: Facts,
     pub(super) observation: Arc<Observation>,
     established: OnceLock<Established>,
 }
@@ -40,21 +40,23 @@ struct Established {
 
 impl Session {
     /// A session of `loaded`, whose handshake is to come.
-    pub fn new(loaded: Loaded) -> Arc<Self> {
+    pub fn new(loaded: &Loaded) -> Arc<Self> {
         Arc::new(Self {
-            loaded,
+            facts: loaded.facts.clone(),
             observation: Arc::default(),
             established: OnceLock::new(),
         })
     }
 
-    /// Runs the handshake with `server`, which has to prove to be `server_name`.
+    /// Runs the handshake with `server`, which has to prove to be `server_name`, under what the session
+    /// was made of.
     ///
     /// # Errors
     ///
     /// Why the server is not trusted, or why it refused.
     pub async fn handshake<IO>(
         &self,
+        loaded: &Loaded,
         server: &Endpoint,
         server_name: ServerName<'static>,
         io: IO,
@@ -62,11 +64,11 @@ impl Session {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let connector = TlsConnector::from(self.loaded.config_for(server));
+        let connector = TlsConnector::from(loaded.config_for(server));
         let connecting = connector.connect(server_name, io);
         let connected = self.observation.watch(connecting).await;
         let stream = connected.map_err(|error| explain::handshake(&error, self))?;
-        self.note_established(server, stream.get_ref().1);
+        self.note_established(loaded, server, stream.get_ref().1);
         // The server asked and rustls had to answer with an empty certificate. Going on would be a
         // request without the identity that the caller asked for.
         if self.observation.request() == Some(ClientAuth::NoCommonScheme) {
@@ -75,7 +77,12 @@ impl Session {
         Ok(stream)
     }
 
-    fn note_established(&self, server: &Endpoint, connection: &rustls::ClientConnection) {
+    fn note_established(
+        &self,
+        loaded: &Loaded,
+        server: &Endpoint,
+        connection: &rustls::ClientConnection,
+    ) {
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let chain = match self.observation.take_chain() {
             // No certificates are exchanged then; rustls remembers those of the first handshake.
@@ -93,7 +100,7 @@ impl Session {
             cipher: suite.and_then(|suite| suite.suite().as_str()),
             alpn: alpn.map(|name| String::from_utf8_lossy(name).into_owned()),
             resumed,
-            chain: self.loaded.share_chain(server, chain),
+            chain: loaded.share_chain(server, chain),
         });
     }
 
@@ -120,7 +127,7 @@ impl Session {
 impl Session {
     /// Which load of its profile it is of.
     pub fn generation(&self) -> u64 {
-        self.loaded.generation
+        self.facts.generation
     }
 
     /// Whether the handshake is done.
@@ -203,7 +210,7 @@ impl Session {
 
     /// The identity that is offered when the server asks for one.
     pub fn identity(&self) -> Option<&Identity> {
-        self.loaded.identity.as_deref()
+        self.facts.identity.as_deref()
     }
 }
 
@@ -214,6 +221,7 @@ impl Session {
 ///
 /// Why the profile cannot be used.
 pub async fn prepare(profile: &Arc<Profile>) -> Result<Loaded> {
+    profile.touch();
     if let Some(loaded) = profile.ready() {
         return Ok(loaded);
     }

@@ -37,11 +37,10 @@ pub enum IdentityFiles {
     Pkcs12(Source),
 }
 
-/// A client identity that can be offered, and what is known of it.
+/// What is known of a client identity. Without its key: who reports on a connection that has ended
+/// need not keep that.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// Chain and key.
-    pub certified: Arc<CertifiedKey>,
     /// The facts of the leaf certificate.
     pub leaf: Certificate,
     /// The facts of the certificates behind it.
@@ -68,11 +67,11 @@ impl IdentitySource {
     ///
     /// No or broken PEM or PKCS#12, a key that cannot be decrypted, or one that belongs to none of
     /// the certificates.
-    pub fn load(&self) -> Result<Identity> {
+    pub fn load(&self) -> Result<(Identity, Arc<CertifiedKey>)> {
         vault::within(|| self.load_within())
     }
 
-    fn load_within(&self) -> Result<Identity> {
+    fn load_within(&self) -> Result<(Identity, Arc<CertifiedKey>)> {
         let (certificates, key) = self.read()?;
         let key = any_supported_type(&key)
             .map_err(|_| self.bad_key("the key is of a kind or a size that is not supported"))?;
@@ -93,14 +92,16 @@ impl IdentitySource {
                 },
             ));
         };
-        Ok(Identity {
-            warnings: self.warnings(&chain),
-            certified: Arc::new(CertifiedKey::new(chain.certificates, key)),
+        let warnings = self.warnings(&chain);
+        let identity = Identity {
+            warnings,
             leaf: chain.facts.remove(0),
             issuers: chain.facts,
             certificate_option: self.certificate_option(),
             key_option: self.key_option(),
-        })
+        };
+        let certified = CertifiedKey::new(chain.certificates, key);
+        Ok((identity, Arc::new(certified)))
     }
 
     /// What may change on disk.

@@ -28,7 +28,7 @@ mod trust;
 mod verify;
 
 pub use certificate::Certificate;
-pub use config::{Loaded, ProfileOptions, Protocols, Version};
+pub use config::{InUse, Loaded, ProfileOptions, Protocols, Version};
 pub use handshake::{Session, prepare, server_name};
 pub use identity::{Identity, IdentityFiles, IdentitySource};
 pub use observe::ClientAuth;

@@ -24,11 +24,17 @@ pub struct Profile {
     loading: Mutex<()>,
     /// That of what is loaded, for a look without the lock.
     generation: AtomicU64,
+    /// The minute in which a connection was last opened or seen.
+    used: AtomicU64,
+    /// Minutes that have passed, as the cache counts them.
+    clock: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     loaded: Option<Loaded>,
+    /// Whether it has been and is not any more, since nobody used it.
+    was_unloaded: bool,
     /// The files that it was loaded from.
     files: Vec<FileState>,
     /// When they were last looked at.
@@ -45,7 +51,17 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// Files are looked at no more often. The sweeper of the pool comes as often.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Minutes for which what nobody uses is kept. Longer than most connections are idle, and shorter than
+/// somebody who has taken a route away would wait before a look at what the worker still has.
+const KEPT_MINUTES: u64 = 5;
+
 impl Profile {
+    /// Notes that a connection is to be opened. Those that are open are seen by themselves.
+    pub fn touch(&self) {
+        let now = self.clock.load(Ordering::Relaxed);
+        self.used.store(now, Ordering::Relaxed);
+    }
+
     /// What an earlier connection has loaded, unless it is time to look whether it has changed.
     /// Then `None`, and whoever gets it looks; the others go on meanwhile.
     pub fn ready(&self) -> Option<Loaded> {
@@ -86,9 +102,14 @@ impl Profile {
                 for warning in loaded.warnings() {
                     self.log.warn(warning.clone());
                 }
-                let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
+                // What was unloaded and comes back the same is not another one: connections under it
+                // that have outlived it are as good as new ones.
+                let is_back = state.was_unloaded && state.files == files;
+                let step = if is_back { 0 } else { 1 };
+                let generation = self.generation.fetch_add(step, Ordering::AcqRel) + step;
                 let loaded = loaded.with_generation(generation);
                 state.loaded = Some(loaded.clone());
+                state.was_unloaded = false;
                 state.files = files;
                 Ok(loaded)
             }
@@ -130,6 +151,29 @@ impl Profile {
     fn is_due(&self) -> bool {
         let is_loaded = self.lock().loaded.is_some();
         is_loaded && self.ready().is_none()
+    }
+
+    /// Lets go of keys, tickets and trust anchors if no connection has been opened for some minutes and
+    /// none is open. False while there is something to let go of.
+    fn unload_unused(&self) -> bool {
+        let mut state = self.lock();
+        let is_in_use = state.looks || state.loaded.as_ref().is_some_and(Loaded::is_in_use);
+        if is_in_use {
+            self.touch();
+        }
+        let unused = self.clock.load(Ordering::Relaxed) - self.used.load(Ordering::Relaxed);
+        if unused < KEPT_MINUTES {
+            return false;
+        }
+        state.was_unloaded |= state.loaded.take().is_some();
+        true
+    }
+
+    /// Whether it has a key in memory.
+    fn has_key(&self) -> bool {
+        let state = self.lock();
+        let loaded = state.loaded.as_ref();
+        loaded.is_some_and(|loaded| loaded.facts.identity.is_some())
     }
 
     fn unchanged(&self, files: &[FileState]) -> Option<Loaded> {
@@ -209,6 +253,7 @@ impl Hash for Profile {
 pub struct ProfileCache {
     profiles: Mutex<HashMap<ProfileOptions, Arc<Profile>>>,
     log: Arc<Log>,
+    clock: Arc<AtomicU64>,
 }
 
 /// More identities than a gateway has; each holds a few kilobytes of PEM and its configuration.
@@ -217,8 +262,11 @@ const MAX_PROFILES: usize = 1024;
 impl ProfileCache {
     /// Without a profile. What there is to say about one goes to `log`.
     pub fn new(log: Arc<Log>) -> Self {
-        let profiles = Mutex::default();
-        Self { profiles, log }
+        Self {
+            profiles: Mutex::default(),
+            log,
+            clock: Arc::default(),
+        }
     }
 
     /// The profile of these options.
@@ -240,9 +288,28 @@ impl ProfileCache {
             state: Mutex::default(),
             loading: Mutex::default(),
             generation: AtomicU64::new(0),
+            used: AtomicU64::new(self.clock.load(Ordering::Relaxed)),
+            clock: self.clock.clone(),
         });
         profiles.insert(options, profile.clone());
         profile
+    }
+
+    /// Drops what nobody has used for some minutes: a route that was taken away leaves no key behind.
+    pub fn minute_passes(&self) {
+        self.clock.fetch_add(1, Ordering::Relaxed);
+        // Those that Lua still knows stay the same object, though there is nothing in it.
+        self.lock()
+            .retain(|_, profile| !profile.unload_unused() || Arc::strong_count(profile) > 1);
+    }
+
+    /// How many private keys it has in memory.
+    pub fn keys(&self) -> u64 {
+        let profiles = self.lock();
+        profiles
+            .values()
+            .filter(|profile| profile.has_key())
+            .count() as u64
     }
 
     /// The profiles whose files have to be looked at.
@@ -257,5 +324,86 @@ impl ProfileCache {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ProfileOptions, Arc<Profile>>> {
         self.profiles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Pins, Protocols, Version};
+    use super::*;
+
+    fn options() -> ProfileOptions {
+        ProfileOptions {
+            identity: None,
+            trust: Vec::new(),
+            revocation: None,
+            verify: false,
+            pins: Pins::default(),
+            min_version: Version::Tls12,
+            max_version: Version::Tls13,
+            resume: true,
+            allow_keylog: false,
+            protocols: Protocols::Http1,
+        }
+    }
+
+    fn cache() -> ProfileCache {
+        ProfileCache::new(Arc::default())
+    }
+
+    fn pass(cache: &ProfileCache, minutes: u64) {
+        (0..minutes).for_each(|_| cache.minute_passes());
+    }
+
+    fn is_loaded(profile: &Profile) -> bool {
+        profile.lock().loaded.is_some()
+    }
+
+    #[test]
+    fn what_nobody_uses_is_dropped_after_some_minutes() {
+        let cache = cache();
+        cache.get(options()).load().unwrap();
+        pass(&cache, KEPT_MINUTES - 1);
+        assert!(is_loaded(&cache.get(options())));
+        pass(&cache, 1);
+        assert!(cache.lock().is_empty());
+    }
+
+    #[test]
+    fn what_lua_knows_stays_the_same_object_with_nothing_in_it() {
+        let cache = cache();
+        let known = cache.get(options());
+        let generation = known.load().unwrap().facts.generation;
+        pass(&cache, 2 * KEPT_MINUTES);
+        assert!(!is_loaded(&known));
+        assert_eq!(cache.get(options()), known);
+        assert_eq!(known.load().unwrap().facts.generation, generation);
+        assert_eq!(known.generation(), generation);
+    }
+
+    #[test]
+    fn what_has_a_connection_is_kept_and_then_for_some_minutes() {
+        let cache = cache();
+        let known = cache.get(options());
+        let in_use = known.load().unwrap().in_use();
+        pass(&cache, 100);
+        assert!(is_loaded(&known));
+        drop(in_use);
+        pass(&cache, KEPT_MINUTES - 1);
+        assert!(is_loaded(&known));
+        pass(&cache, 1);
+        assert!(!is_loaded(&known));
+    }
+
+    #[test]
+    fn connecting_keeps_it() {
+        let cache = cache();
+        let known = cache.get(options());
+        known.load().unwrap();
+        for _ in 0..100 {
+            pass(&cache, KEPT_MINUTES - 1);
+            known.touch();
+        }
+        assert!(is_loaded(&known));
     }
 }

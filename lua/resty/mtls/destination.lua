@@ -4,6 +4,7 @@
 -- native library compares it by content when a connection is looked for in the pool.
 
 local bad_argument = require("resty.mtls.errors").bad_argument
+local caches = require("resty.mtls.cache")
 local native = require("resty.mtls.native")
 local tls_profiles = require("resty.mtls.profile")
 
@@ -18,13 +19,10 @@ local _M = {}
 
 local identity_options = tls_profiles.identity_options
 
--- Beyond so many entries a cache starts over: option values of some callers never repeat.
-local MAX_CACHED = 1000
-
 -- Stands for the profile of a destination without TLS as a table key.
 local PLAIN = {}
 
-local destinations, destination_count = {}, 0
+local destinations = caches.new()
 
 
 local function check_version(version)
@@ -181,23 +179,24 @@ function _M.of(options, proxy)
     end
     -- An https proxy is trusted as this call says, also where the destination itself is plain.
     local is_cached = not (proxy and proxy.scheme == "https")
-    local by_profile = destinations[profile]
+    local by_profile = destinations.young[profile]
     local destination = is_cached and by_profile and by_profile[key]
     if destination then
         return destination, scheme, port
     end
-    destination, err, details = new_destination(profile, host, port, server_name, pool, proxy,
-        options)
+    by_profile = destinations.old[profile]
+    destination = is_cached and by_profile and by_profile[key]
+    if not destination then
+        destination, err, details = new_destination(profile, host, port, server_name, pool,
+            proxy, options)
+    end
     if not destination then
         return nil, err, details
     end
     if is_cached then
-        destination_count = destination_count + 1
-        if destination_count > MAX_CACHED then
-            destinations, destination_count = {}, 1
-        end
-        by_profile = destinations[profile] or {}
-        destinations[profile] = by_profile
+        caches.adds(destinations)
+        by_profile = destinations.young[profile] or {}
+        destinations.young[profile] = by_profile
         by_profile[key] = destination
     end
     return destination, scheme, port
@@ -209,7 +208,7 @@ end
 ---@param value boolean|string|string[]
 function _M.set_default(name, value)
     tls_profiles.set_default(name, value)
-    destinations, destination_count = {}, 0
+    caches.clear(destinations)
 end
 
 

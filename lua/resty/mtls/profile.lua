@@ -2,9 +2,10 @@
 --
 -- The profile is cached by the options themselves. LuaJIT keeps one copy of equal strings, so that
 -- looking a PEM text up compares a pointer, and an unchanged profile costs neither parsing nor
--- hashing.
+-- hashing. What nobody uses is forgotten: see cache.lua.
 
 local bad_argument = require("resty.mtls.errors").bad_argument
+local caches = require("resty.mtls.cache")
 local log = require("resty.mtls.log")
 local native = require("resty.mtls.native")
 local openssl = require("resty.mtls.openssl")
@@ -53,16 +54,13 @@ local object_readers = {
     ssl_client_priv_key = openssl.private_key,
 }
 
--- Beyond so many entries the cache starts over: option values of some callers never repeat.
-local MAX_CACHED = 1000
-
 -- Stand for nil, NaN, and the beginning and the end of a list as table keys.
 local NONE, NAN, LIST, LIST_END = {}, {}, {}, {}
 -- Under this key a cache has the profile itself.
 local PROFILE = {}
 
 local defaults = {}
-local profiles, profile_count = {}, 0
+local profiles = caches.new()
 
 
 local function warn_unverified()
@@ -124,11 +122,8 @@ end
 
 -- Only what has become a profile is remembered: options that are wrong may never repeat.
 local function remember_profile(given, profile)
-    profile_count = profile_count + 1
-    if profile_count > MAX_CACHED then
-        profiles, profile_count = {}, 1
-    end
-    local node = profiles
+    caches.adds(profiles)
+    local node = profiles.young
     for i = 1, #profile_options do
         node = follow(node, given[profile_options[i]], look_up_or_add)
     end
@@ -148,8 +143,7 @@ end
 
 
 -- Allocates nothing: this is on the way of every request.
-local function known_profile(options)
-    local node = profiles
+local function known_profile(node, options)
     for i = 1, #profile_options do
         local value, err = text_option(options, profile_options[i])
         node = not err and follow(node, value, look_up)
@@ -171,7 +165,10 @@ local function new_profile(options)
         end
         given[name] = value
     end
-    local profile, err, details = native.profile(given)
+    local profile, err, details = known_profile(profiles.old, given)
+    if not profile then
+        profile, err, details = native.profile(given)
+    end
     if not profile then
         return nil, err, details
     end
@@ -189,7 +186,7 @@ end
 ---@return string? err
 ---@return table? details
 function _M.of(options)
-    local profile = known_profile(options)
+    local profile = known_profile(profiles.young, options)
     if profile then
         return profile
     end
@@ -216,7 +213,7 @@ function _M.set_default(name, value)
     -- The caller's table may change.
     defaults[name] = type(value) == "table" and { unpack(value) } or value
     -- What the native library was told changes the profiles that it makes from now on.
-    profiles, profile_count = {}, 0
+    caches.clear(profiles)
 end
 
 

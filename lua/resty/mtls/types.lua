@@ -128,6 +128,7 @@
 ---@class resty.mtls.stats: resty.mtls.figures
 ---@field operations integer operations handed to the background thread
 ---@field operations_in_flight integer operations, now, whose end Lua has not seen
+---@field keys_held integer private keys of the caller's in memory, now
 ---@field wakes integer bytes written to wake a Lua VM
 ---@field destinations? table<string, resty.mtls.figures> by name such as "https://host:443", for
 ---the first 100 of them; the sum of all others is called "other"

@@ -87,7 +87,7 @@ fn tls_error(error: &rustls::Error, stage: Stage, session: &Session) -> Error {
         ),
         // Some servers choose what they like best, offered or not.
         Tls::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedApplicationProtocol)
-            if session.loaded.protocols == Protocols::Http2 =>
+            if session.facts.protocols == Protocols::Http2 =>
         {
             let chosen = "it chose a protocol that was not offered".to_owned();
             Error::new(stage, Cause::Http2Unsupported { chosen })
@@ -114,7 +114,7 @@ fn tls_error(error: &rustls::Error, stage: Stage, session: &Session) -> Error {
 
 fn version(stage: Stage, alert: Option<u8>, reason: String, session: &Session) -> Error {
     let error = Error::new(stage, Cause::TlsProtocolVersion { reason, alert });
-    match session.loaded.version_option {
+    match session.facts.version_option {
         Some(option) => error.with_hint(format!(
             "the server may speak the version that {option} excludes: change {option}, or enable \
              that version on the server; and check that the port speaks TLS"
@@ -175,7 +175,7 @@ fn received(alert: AlertDescription, stage: Stage, session: &Session) -> Error {
             session,
         ),
         // What RFC 7301, 3.2 wants of a server that has nothing of what was offered.
-        AlertDescription::NoApplicationProtocol if session.loaded.protocols == Protocols::Http2 => {
+        AlertDescription::NoApplicationProtocol if session.facts.protocols == Protocols::Http2 => {
             let chosen = format!("it offers no h2 ({})", AlertName(number));
             Error::new(stage, Cause::Http2Unsupported { chosen })
         }

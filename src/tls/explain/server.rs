@@ -56,7 +56,7 @@ fn untrusted(leaf: &Certificate, chain: &[Certificate], session: &Session) -> St
         1 => "1 certificate".to_owned(),
         count => format!("{count} certificates"),
     };
-    let trust = session.loaded.trust.as_ref();
+    let trust = session.facts.trust.as_ref();
     if trust.is_some_and(|trust| trust.has_subject(&last.issuer)) {
         return format!(
             "the server sent {sent}, the last one issued by {}; ssl_trusted_certificate has a CA of \
