@@ -20,6 +20,7 @@ end
 ---@field vars table<string, string|number>? placeholders of the chunk
 ---@field env table<string, string|false>?
 ---@field timeout number? seconds, 15 unless given
+---@field core_in string? folder to run in, with leave to dump core
 
 --- Starts a chunk; `:result()` of what this returns waits for its end.
 ---@param code string
@@ -33,7 +34,11 @@ function _M.begin(code, opts)
     for name, value in pairs(opts.env or {}) do
         env[name] = value
     end
-    return process.begin({ "luajit", path }, { env = env })
+    local argv = { "luajit", path }
+    if opts.core_in then
+        argv = { "prlimit", "--core=unlimited", "luajit", path }
+    end
+    return process.begin(argv, { env = env, cwd = opts.core_in })
 end
 
 

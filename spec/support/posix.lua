@@ -27,7 +27,7 @@ local C = ffi.C
 local O_RDONLY, O_WRONLY_CREATE_APPEND = 0, 0x1 + 0x40 + 0x400
 local SPAWN_SETPGROUP = 0x02
 local WNOHANG = 1
-local SIGNALS = { HUP = 1, INT = 2, QUIT = 3, KILL = 9, USR1 = 10, USR2 = 12, TERM = 15,
+local SIGNALS = { HUP = 1, INT = 2, QUIT = 3, ABRT = 6, KILL = 9, USR1 = 10, USR2 = 12, TERM = 15,
                   CONT = 18, STOP = 19, WINCH = 28 }
 
 
