@@ -49,6 +49,7 @@ http {
 ---@field vars table<string, string|number>? placeholders
 ---@field files table<string, string>? written into the folder before the start
 ---@field under string[]? program that nginx runs under, as one process without workers
+---@field through string[]? program that becomes nginx in the end, as `env` does
 
 ---@class Nginx
 ---@field dir string its folder
@@ -127,7 +128,7 @@ function _M.start(opts)
     configure(dir, opts, self.ports)
     self.port = self.ports[(opts.http:match("%${port%.([^}]+)}"))]
 
-    self.argv, self.env = { unpack(opts.under or {}) }, environment(opts)
+    self.argv, self.env = { unpack(opts.under or opts.through or {}) }, environment(opts)
     for _, argument in ipairs({ "nginx", "-p", dir .. "/", "-c", dir .. "/nginx.conf",
                                 "-e", dir .. "/error.log" }) do
         self.argv[#self.argv + 1] = argument
