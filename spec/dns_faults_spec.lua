@@ -128,8 +128,27 @@ local TOOLS = [[
 ]]
 
 
+-- What a spec has started. Port 53 is for one server at a time, and those who wait for a hanging
+-- look-up need not be waited for.
+local running = {}
+
+
+local function until_the_end(started)
+    running[#running + 1] = started
+    return started
+end
+
+
+after_each(function()
+    for i, started in ipairs(running) do
+        started.process:kill()
+        running[i] = nil
+    end
+end)
+
+
 local function gateway_asking(server, seconds)
-    return nginx.gateway({ through = dns.asking(server, seconds) })
+    return until_the_end(nginx.gateway({ through = dns.asking(server, seconds) }))
 end
 
 
@@ -149,7 +168,7 @@ end
 
 describe("a name server that answers", function()
     it_with_dns("with nothing to go by gives dns_failed, whatever it says", function()
-        local server = dns.stand_in()
+        local server = until_the_end(dns.stand_in())
         local gateway = gateway_asking(server, 1)
         assert.equals("11\ttrue\n", run(gateway, [[
             local names = { "nx.test", "servfail.test", "refused.test", "empty.test",
@@ -159,30 +178,26 @@ describe("a name server that answers", function()
         ]]))
         tried = tried + 11
         gateway:stop()
-        server:stop()
     end)
 
     it_with_dns("late, or only when asked again, is waited for", function()
-        local server = dns.stand_in()
+        local server = until_the_end(dns.stand_in())
         local gateway = gateway_asking(server, FOREVER)
         assert.equals("200\t200\ttrue\n", run(gateway, [[
             print(visit("slow.test"), visit("lost.test"), is_settled())
         ]]))
         assert.same({ 1, 2 }, { server:asked("slow.test"), server:asked("lost.test") })
         tried = tried + 2
-        gateway.process:kill()
-        server:stop()
     end)
 
     it_with_dns("with dead addresses too leads to the one that is not", function()
-        local server = dns.stand_in()
+        local server = until_the_end(dns.stand_in())
         local gateway = gateway_asking(server)
         assert.equals("200\tconnect_refused connect\ttrue\n", run(gateway, [[
             print(visit("partly.test"), visit("dead.test"), is_settled())
         ]]))
         tried = tried + 2
         gateway:stop()
-        server:stop()
     end)
 end)
 
@@ -192,15 +207,8 @@ describe("a look-up that hangs", function()
 
     before_each(function()
         if not missing then
-            server = dns.stand_in()
+            server = until_the_end(dns.stand_in())
             gateway = gateway_asking(server, FOREVER)
-        end
-    end)
-
-    after_each(function()
-        if server then
-            gateway.process:kill()
-            server:stop()
         end
     end)
 
@@ -312,8 +320,9 @@ describe("dnsmasq", function()
         for i = 1, 59 do
             many[#many + 1] = "127.0.9." .. i
         end
-        local server = dns.dnsmasq({ ["origin.test"] = { "127.0.0.1" }, ["many.test"] = many,
-                                     ["both.test"] = { "::1", "127.99.0.1" } })
+        local server = until_the_end(dns.dnsmasq({ ["origin.test"] = { "127.0.0.1" },
+                                                   ["many.test"] = many,
+                                                   ["both.test"] = { "::1", "127.99.0.1" } }))
         local gateway = gateway_asking(server, FOREVER)
         local ALL = [[
             http.set_defaults({ dns_cache_time = 0 })
@@ -341,17 +350,17 @@ describe("dnsmasq", function()
         assert.equals(good, run(gateway, ALL))
         tried = tried + 80
         gateway:stop()
-        server:stop()
     end)
 
     it_with_dns("that changes its answer is followed by new connections, in time", function()
         local port = ports.free()
         local function place(address, text)
-            return nginx.start({ http = ("server { listen %s:%d; return 200 %s; }"):format(
-                address, port, text) })
+            return until_the_end(nginx.start({
+                http = ("server { listen %s:%d; return 200 %s; }"):format(address, port, text),
+            }))
         end
         local old, new = place("127.99.0.1", "old"), place("127.99.0.2", "new")
-        local server = dns.dnsmasq({ ["moves.test"] = { "127.99.0.1" } })
+        local server = until_the_end(dns.dnsmasq({ ["moves.test"] = { "127.99.0.1" } }))
         local gateway = gateway_asking(server)
         local function ask(cache_time, keepalive)
             return run(gateway, [[
@@ -371,22 +380,19 @@ describe("dnsmasq", function()
         assert.equals("new\n", ask(0, false))
 
         -- A connection goes on as long as it is kept, and not for longer.
-        old = place("127.99.0.1", "old")
+        place("127.99.0.1", "old")
         assert.equals("new\n", ask(0, true))
         server:change({ ["moves.test"] = { "127.99.0.1" } })
         assert.equals("new\n", ask(0, true))
         new:stop()
         assert.equals("old\n", ask(100, false))
 
-        new = place("127.99.0.2", "new")
+        place("127.99.0.2", "new")
         server:change({ ["moves.test"] = { "127.99.0.2" } })
         process.wait_until("the answer has been forgotten", function()
             return ask(100, false) == "new\n"
         end)
         tried = tried + 4
         gateway:stop()
-        server:stop()
-        old:stop()
-        new:stop()
     end)
 end)

@@ -5,7 +5,7 @@
 ---     local world = isolation.start()
 ---     local seen = world:run({ name = "h1", versions = { 1.1 }, seed = 1, visits = 1000 })
 ---     world:stop()
-local calls = require("spec.support.isolation_calls")
+local callers = require("spec.support.isolation_callers")
 local certs = require("spec.support.certs")
 local cjson = require("cjson")
 local fs = require("spec.support.fs")
@@ -120,7 +120,7 @@ local function upstream_text()
         end
     end
     local fields = {}
-    for i, field in ipairs(calls.FIELDS) do
+    for i, field in ipairs(callers.FIELDS) do
         fields[i] = "$" .. field.variable
     end
     local text = UPSTREAM:gsub("%$SERVERS", (table.concat(servers):gsub("%%", "%%%%")))
@@ -332,7 +332,7 @@ end
 --- Makes calls in two workers at the same time.
 ---@param plan IsolationRun
 ---@return table[] figures of each worker, see isolation_calls.lua
----@return string log what the upstream saw, a line a request; see calls.parse
+---@return string log what the upstream saw, a line a request; see callers.parse
 function World:run(plan)
     fs.write(self.description.turn_path, self.description.turns[1])
     local upstream = nginx.start({
@@ -358,13 +358,13 @@ function World:run(plan)
 end
 
 
---- Checks a line of the log; see calls.check.
+--- Checks a line of the log; see callers.check.
 ---@param line string
 ---@return string? mistake
 ---@return table<string, string> seen
 function World:check(line)
-    local seen = calls.parse(line)
-    return calls.check(self.description, seen), seen
+    local seen = callers.parse(line)
+    return callers.check(self.description, seen), seen
 end
 
 
