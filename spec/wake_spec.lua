@@ -128,8 +128,9 @@ describe("the wake socket", function()
         with_gateway({ env = { TMPDIR = dir } }, function(run)
             local others = run([[
                 local lfs, others = require("lfs"), {}
+                local name = os.getenv("TMPDIR") .. "/resty-mtls-" .. ngx.worker.pid() .. "-"
                 for i = 0, 9 do
-                    others[i] = os.getenv("TMPDIR") .. "/resty-mtls-" .. ngx.worker.pid() .. "-" .. i
+                    others[i] = name .. i
                     assert(lfs.mkdir(others[i]))
                     assert(io.open(others[i] .. "/wake", "w")):close()
                     print(others[i])

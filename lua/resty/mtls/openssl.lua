@@ -19,6 +19,7 @@ local _M = {}
 --
 -- By names of our own: lua-resty-openssl declares the same functions with types of its own, and the
 -- declaration that is used first counts for everybody in the Lua VM.
+-- That goes for another version of this file, too: what changes here gets another name.
 ffi.cdef([[
     typedef struct {} resty_mtls_object;
     int resty_mtls_stack_size(const resty_mtls_object *stack) asm("OPENSSL_sk_num");
