@@ -47,7 +47,7 @@ pub fn destination(given: &Table) -> Result<Destination> {
     let server_name: Option<String> = field(given, "server_name")?;
     let tls = tls_target(given, &endpoint, server_name.as_deref())?;
     let proxy = match field::<Option<Table>>(given, "proxy")? {
-        Some(given) => Some(proxy(&given)?),
+        Some(given) => Some(Box::new(proxy(&given)?)),
         None => None,
     };
     let protocols = protocols(given)?;

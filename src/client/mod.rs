@@ -69,8 +69,8 @@ pub struct Destination {
     pub endpoint: Endpoint,
     /// TLS, unless the scheme is http.
     pub tls: Option<TlsTarget>,
-    /// The proxy in between.
-    pub proxy: Option<Proxy>,
+    /// The proxy in between. Few have one, so that it is elsewhere.
+    pub proxy: Option<Box<Proxy>>,
     /// The versions of HTTP to speak there.
     pub protocols: Protocols,
     /// Name of the caller's choice. It only ever narrows sharing.
