@@ -7,11 +7,11 @@ local KIB, MIB = 1024, 1024 * 1024
 -- Bytes that may be more: so many for each call between the samples, and so many once, for caches
 -- and compiled code that come late.
 --
--- What malloc and Lua have given out and not got back is exact: in half a minute it grew by 0.1 to
--- 0.4 MiB, and in five minutes with 21000 calls by no more. A KiB that each call leaves is 1.6 MiB in
--- half a minute, even where the machine is busy. What is resident is not exact: Lua keeps the room of
--- the most garbage that there ever was, and a larger crowd of large bodies may come at any time. That
--- bound is for what neither of the others counts.
+-- What malloc and Lua have given out and not got back is exact: in half a minute it grew by 0.1
+-- to 0.4 MiB, and in five minutes with 21000 calls by no more. A KiB that each call leaves is
+-- 1.6 MiB in half a minute, even where the machine is busy. What is resident is not exact: Lua
+-- keeps the room of the most garbage that there ever was, and a larger crowd of large bodies may
+-- come at any time. That bound is for what neither of the others counts.
 local BOUNDS = {
     { name = "resident", each = 128, once = 12 * MIB },
     { name = "native", each = 64, once = MIB },
