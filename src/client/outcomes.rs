@@ -134,3 +134,37 @@ impl Client {
         taken
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mailbox::Mailbox;
+    use crate::runtime::Engine;
+
+    #[test]
+    fn an_operation_that_panics_is_complete_and_an_error_and_others_go_on() {
+        let engine = Engine::current().unwrap();
+        let mailbox = Mailbox::new(engine);
+        let soon = Duration::from_secs(20);
+        for id in 1..=3 {
+            let client = Client::new(engine);
+            let completion = mailbox.submit(id);
+            client.begin(async move {
+                let _completion = completion;
+                panic!("this is part of a test");
+            });
+            assert!(mailbox.block(id, soon));
+            let error = client.outcome().unwrap_err();
+            assert_eq!((error.code(), error.stage()), ("internal", "connect"));
+            assert!(error.hint().is_some_and(|hint| hint.contains("report")));
+            // There is nothing to close.
+            assert_eq!(client.reused_times(), None);
+
+            let shared = client.shared.clone();
+            let completion = mailbox.submit(id + 10);
+            client.begin(async move { shared.conclude(Phase::Closed, Ok(()), completion) });
+            assert!(mailbox.block(id + 10, soon));
+            assert_eq!(client.outcome(), Ok(()));
+        }
+    }
+}
