@@ -3,6 +3,7 @@
 #   make demo      one mTLS request from an nginx plugin, end to end
 #   make test      every check there is; the last line counts them
 #   make test-interop   the same servers, versions and faults as other people have; part of test
+#   make valgrind  errors of memory and leaks under valgrind: what make test has of it, and more
 #   make fuzz      30 seconds of hostile input for each parser; needs cargo-fuzz
 #   make deny      licences, duplicates and origins of the dependencies; needs cargo-deny, no network
 #   make bench PEER=/path/to/lua-resty-http   this library beside that one; see docs/performance.md
@@ -21,8 +22,8 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 LIBRARY := $(or $(CARGO_TARGET_DIR),target)/release/libresty_mtls_native.so
 BUILT   := build/lualib/resty/mtls/native.so
 
-.PHONY: all deps build fault-server test test-interop lint fuzz deny demo
-.PHONY: bench bench-quick bench-instructions bench-scale soak install install-dropin install-dropin-ffi
+.PHONY: all deps build fault-server test test-interop lint fuzz valgrind soak deny demo
+.PHONY: bench bench-quick bench-instructions bench-scale install install-dropin install-dropin-ffi
 .PHONY: clean dist uninstall
 
 all: build
@@ -54,6 +55,10 @@ lint:
 fuzz:
 	@tools/fuzz
 
+valgrind: deps build fault-server
+	luajit /usr/bin/busted spec/valgrind_spec.lua
+	@tools/valgrind-specs
+
 deny:
 	cargo deny --offline --locked check licenses bans sources
 
@@ -70,11 +75,10 @@ bench-quick: deps build
 	@luajit bench/run.lua $(PEERS) --rounds=2 --seconds=1 --large-seconds=2 --warm-up=0.3 \
 	    --results=build/bench $(BENCH)
 
-# Needs valgrind, which install-deps does not install.
 bench-instructions: deps build
 	@luajit bench/instructions.lua $(PEERS) $(BENCH)
 
-# Instructions are counted if there is valgrind. BENCH: options of bench/scale.lua.
+# BENCH: options of bench/scale.lua.
 bench-scale: deps build
 	@luajit bench/scale.lua $(BENCH)
 
