@@ -36,6 +36,7 @@ mod transact;
 mod tunnel;
 mod upload;
 
+use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -97,7 +98,7 @@ pub struct TlsTarget {
 }
 
 /// An HTTP proxy between us and the destination.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub struct Proxy {
     /// Its address.
     pub endpoint: Endpoint,
@@ -107,6 +108,17 @@ pub struct Proxy {
     pub authorization: Option<Vec<u8>>,
     /// Whether it passes bytes on (CONNECT), or requests in absolute form.
     pub tunnels: bool,
+}
+
+impl fmt::Debug for Proxy {
+    /// Never shows the credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy")
+            .field("endpoint", &self.endpoint)
+            .field("tls", &self.tls)
+            .field("tunnels", &self.tunnels)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Of what tells most destinations apart: it is on the way of every request. All else is compared.
@@ -227,5 +239,33 @@ impl Timeouts {
             Some(deadline) => time.min(deadline.saturating_duration_since(Instant::now())),
             None => time,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::{IdentityFiles, IdentitySource, Passphrase, Source};
+
+    #[test]
+    fn debug_output_of_what_has_secrets_has_none() {
+        let given = |option| Source::Given(option, b"a secret in a text"[..].into());
+        let files = IdentityFiles::Pem {
+            certificate: given("ssl_cert"),
+            key: given("ssl_key"),
+        };
+        let identity = IdentitySource {
+            files,
+            passphrase: Some(Passphrase("a secret passphrase".into())),
+        };
+        let proxy = Proxy {
+            endpoint: Endpoint::Tcp("proxy".to_owned(), 3128),
+            tls: None,
+            authorization: Some(b"a secret".to_vec()),
+            tunnels: true,
+        };
+        let shown = format!("{identity:?} {proxy:?}");
+        assert!(shown.contains("ssl_key") && shown.contains("3128"));
+        assert!(!shown.contains("secret") && !shown.contains("97, 32, 115"));
     }
 }
