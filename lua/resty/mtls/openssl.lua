@@ -55,7 +55,10 @@ local function to_der(encode, object)
     end
     local buffer = ffi.new("unsigned char[?]", size)
     encode(object, ffi.new("unsigned char *[1]", buffer))
-    return ffi.string(buffer, size)
+    local der = ffi.string(buffer, size)
+    -- It may be a key.
+    ffi.fill(buffer, size)
+    return der
 end
 
 
