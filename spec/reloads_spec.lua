@@ -22,14 +22,6 @@ describe("a hundred reloads under load", function()
     it("lose no response, and leave nothing behind", function()
         local gateway = callers.gateway(server, 2)
         finally(function() gateway.process:kill() end)
-        local function await_old_workers()
-            process.wait_until("the old workers are gone", function()
-                return #groups.members(gateway:pid()) == 3
-            end, 30)
-        end
-        gateway:reload()
-        await_old_workers()
-
         local files, first = callers.files_of(gateway:pid()), callers.last_id() + 1
         local answers, waiting = 0, {}
         for round = 1, ROUNDS do
@@ -46,10 +38,12 @@ describe("a hundred reloads under load", function()
                 answers = answers + oldest.sent:receive()
             end
         end
-        await_old_workers()
+        process.wait_until("the old workers are gone", function()
+            return #groups.members(gateway:pid()) == 3
+        end, 30)
         assert.equals(24 * ROUNDS, answers)
         callers.assert_served_once(server, first, callers.last_id())
-        assert.equals(files, callers.files_of(gateway:pid()))
+        callers.await_files(gateway:pid(), files)
         gateway:stop()
         callers.await_disconnected(server)
         callers.assert_clean(gateway)

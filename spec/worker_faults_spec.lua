@@ -64,7 +64,7 @@ describe("a worker that is killed under load", function()
         for id = 1, callers.last_id() do
             assert.is_true((counts[tostring(id)] or 0) <= 1)
         end
-        assert.equals(files, callers.files_of(gateway:pid()))
+        callers.await_files(gateway:pid(), files)
         assert.same(before, files_in(gateway.dir))
         gateway:stop()
         callers.await_disconnected(server)

@@ -183,4 +183,15 @@ function _M.files_of(pid)
 end
 
 
+--- Waits until a master has so many files open: it closes those that lead to a worker a moment
+--- after that has ended.
+---@param pid integer
+---@param count integer
+function _M.await_files(pid, count)
+    process.wait_until("process " .. pid .. " has " .. count .. " files open", function()
+        return _M.files_of(pid) == count
+    end)
+end
+
+
 return _M
