@@ -47,22 +47,23 @@ local CUT = in_flight_server.CHUNK .. [[
     assert(in_flight.echo(h1, 0) and in_flight.echo(h2, 0))
     local files = select(2, in_flight.files())
 
-    -- Who opens a shared connection says how long its server may leave a ping unanswered, here four
-    -- seconds and one; the others may have less time, or more.
-    local SHORT = { 1500, 1500, 1500 }
-    local hurried = { variant(h1, SHORT, "hurried"), variant(h2, SHORT, "hurried") }
-    assert(in_flight.echo(variant(h2, { 4000, 4000, 4000 }, "hurried"), 0))
-    local patient = variant(h2, { 1000, 30000, 30000 }, "pings")
+    -- A busy machine may take its time to connect. Who opens a shared connection says for
+    -- how long its server may leave a ping unanswered; others may have less time, or more.
+    local HURRIED, PATIENT = { 30000, 1500, 1500 }, { 30000, 30000, 30000 }
+    local hurried = { variant(h1, HURRIED, "hurried"), variant(h2, HURRIED, "hurried") }
+    assert(in_flight.echo(variant(h2, { 30000, 30000, 5000 }, "hurried"), 0))
+    local patient = variant(h2, PATIENT, "pings")
     patient.name = "pinged"
-    assert(in_flight.echo(variant(h2, { 1000, 1000, 1000 }, "pings"), 0))
-    local kept = { variant(h1, SHORT, "idle"), variant(h2, { 4000, 1500, 1500 }, "idle") }
+    assert(in_flight.echo(variant(h2, { 30000, 30000, 2000 }, "pings"), 0))
+    local kept = { variant(h1, HURRIED, "idle"), variant(h2, HURRIED, "idle") }
+    assert(in_flight.echo(variant(h2, { 30000, 30000, 5000 }, "idle"), 0))
     for _, target in ipairs(kept) do
         assert(in_flight.echo(target, 0))
     end
 
     local calls = in_flight.begin(hurried, 3)
     calls:add(in_flight.begin({ patient }, 3))
-    local shaking = variant(h1, SHORT)
+    local shaking = variant(h1, { 3000, 3000, 3000 })
     shaking.name, shaking.options.port = "handshake", ${handshake}
     calls:add(in_flight.begin({ shaking }, 3, { "head" }))
     await("cut")
@@ -71,6 +72,7 @@ local CUT = in_flight_server.CHUNK .. [[
         target.name = target.name .. " idle"
     end
     calls:add(in_flight.begin(kept, 1, { "head" }))
+    local SHORT = { 1500, 1500, 1500 }
     local new = { variant(h1, SHORT, "new"), variant(h2, SHORT, "new") }
     for _, target in ipairs(new) do
         target.name = target.name .. " new"
@@ -143,7 +145,10 @@ describe("a network that is cut", function()
             seen = cjson.decode(seen)
             assert.same(EXPECTED, seen.counts)
             assert.is_true(seen.longest < 20, "a call took " .. seen.longest .. " s")
-            assert.same({ new = 7, reused = 28 }, cjson.decode(answers))
+            -- A connection over HTTP/2 that has not missed a ping yet may be there still.
+            answers = cjson.decode(answers)
+            assert.equals(35, answers.new + answers.reused)
+            assert.is_true(answers.new >= 5)
             tried = tried + seen.calls
             gateway:stop()
             assert.not_matches("%[alert%]", gateway:error_log())

@@ -8,6 +8,8 @@ local posix = require("spec.support.posix")
 local process = require("spec.support.process")
 
 local ROUNDS = 20
+-- A line of nginx's log.
+local KILLED = "worker process %d+ exited on signal 9"
 
 local server, told = nil, {}
 
@@ -68,7 +70,7 @@ describe("a worker that is killed under load", function()
         assert.same(before, files_in(gateway.dir))
         gateway:stop()
         callers.await_disconnected(server)
-        callers.assert_clean(gateway, "worker process %d+ exited on signal 9")
+        callers.assert_clean(gateway, KILLED)
         table.insert(told, ("workers killed: %d, with %d calls; answered by others meanwhile: %d, "
             .. "and after it: %d\n"):format(ROUNDS, cut, answered, quick))
     end)
@@ -86,7 +88,9 @@ describe("a gateway that is told to terminate under load", function()
             sent:receive_some(function() return false end)
             server:release(round)
             callers.await_disconnected(server)
-            callers.assert_clean(gateway)
+            -- The master kills who has not ended after a second, which on a busy machine may come
+            -- before its turn. spec/shutdown_spec.lua looks how long it takes.
+            callers.assert_clean(gateway, KILLED)
         end
         table.insert(told, ("gateways terminated: %d, with %d calls\n"):format(ROUNDS, 8 * ROUNDS))
     end)
