@@ -264,6 +264,24 @@ describe("without a thread to be had, calls fail with an error that says so", fu
         assert.equals("done\n" .. REFUSED:format("a helper"):rep(2) .. "done\ndone\ndone\n", output)
     end)
 
+    it("be it many that need a helper, and none of them is in the way of the next", function()
+        local output = run([[
+            try(plain_target, "/waiting")
+            allow_threads(false)
+            local refused = 0
+            for i = 1, 20 do
+                plain_target.options.host = "host-" .. i .. ".test"
+                refused = refused + (in_flight.call(plain_target, {}).code == "internal" and 1 or 0)
+            end
+            allow_threads(true)
+            plain_target.options.host = "localhost"
+            try(plain_target, "/waiting")
+            print(refused)
+        ]])
+        tried = tried + 20
+        assert.equals("done\ndone\n20\n", output)
+    end)
+
     it("be it the one that follows a panic, and it works when there is one", function()
         local output = run([[
             try(targets[1])
