@@ -361,7 +361,7 @@ unsafe fn give_back(block: *mut u8) {
     if size > CHUNK {
         // It takes a while, in which others need not wait.
         drop(vault);
-        // SAFETY: the block has so many bytes, whole pages, and nobody uses them.
+        // SAFETY: the block has so many bytes, and nobody uses them.
         unsafe { discard(block, size) };
         vault = Vault::open();
     } else {
@@ -377,18 +377,29 @@ unsafe fn give_back(block: *mut u8) {
     }
 }
 
-/// Wipes pages by giving them back to the system: they are zero when they are used next.
+/// Wipes memory, pages by giving them back to the system: they are zero when they are used next.
 ///
 /// # Safety
 ///
-/// The range is the vault's, whole pages, and nobody uses it.
+/// The range is the vault's, and nobody uses it.
 unsafe fn discard(block: *mut u8, size: usize) {
-    // SAFETY: as the caller promises.
+    // SAFETY: as the caller promises. The system would take the rest of a last page as well, which is
+    // somebody else's: a page may be larger than a chunk (64 KiB, with some kernels for aarch64).
     unsafe {
-        if libc::madvise(block.cast(), size, libc::MADV_DONTNEED) != 0 {
+        let is_discarded =
+            is_pages(block, size) && libc::madvise(block.cast(), size, libc::MADV_DONTNEED) == 0;
+        if !is_discarded {
             wipe(block, size);
         }
     }
+}
+
+/// Whether a range is whole pages.
+fn is_pages(block: *const u8, size: usize) -> bool {
+    // SAFETY: it only asks.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(page)
+        .is_ok_and(|page| block.addr().is_multiple_of(page) && size.is_multiple_of(page))
 }
 
 /// Overwrites memory, also such that the compiler knows nobody will read.
@@ -503,6 +514,20 @@ mod tests {
             assert_ne!(peek(block.cast(), SECRET.len()), SECRET);
             crypto_free(moved, file, 0);
             assert_ne!(peek(moved.cast(), SECRET.len()), SECRET);
+        }
+    }
+
+    #[test]
+    fn what_is_no_whole_page_is_discarded_without_what_is_beside_it() {
+        let mut pages = within(|| vec![1_u8; 2 * CHUNK]);
+        for (begin, size) in [(0, 100), (CHUNK, CHUNK / 2 + 1), (CHUNK / 2 + 16, 32)] {
+            pages.fill(1);
+            // SAFETY: the range is in the vector, and is read again when it has been discarded.
+            unsafe { discard(pages.as_mut_ptr().add(begin), size) };
+            let is_discarded = |at: usize| at.wrapping_sub(begin) < size;
+            for (at, byte) in pages.iter().enumerate() {
+                assert_eq!(*byte, u8::from(!is_discarded(at)), "{begin} {size} {at}");
+            }
         }
     }
 
