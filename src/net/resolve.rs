@@ -220,10 +220,7 @@ impl Question {
         let Ok(place) = lookups.clone().try_acquire_owned() else {
             return first.await;
         };
-        tokio::select! {
-            found = first => found,
-            found = look_up(&self.host, place) => found,
-        }
+        either(first, look_up(&self.host, place)).await
     }
 }
 
@@ -235,6 +232,19 @@ impl Drop for Question {
         if names.questions.get(&self.host).is_some_and(is_ours) {
             names.questions.remove(&self.host);
         }
+    }
+}
+
+/// What comes first of both, unless it is a failure of the second look-up: that may be for want of a
+/// file descriptor or a thread, which the first one has.
+async fn either(first: impl Future<Output = Found>, second: impl Future<Output = Found>) -> Found {
+    tokio::pin!(first);
+    tokio::select! {
+        found = &mut first => found,
+        found = second => match found {
+            Ok(found) => Ok(found),
+            Err(_) => first.await,
+        },
     }
 }
 
@@ -300,6 +310,27 @@ mod tests {
         ] {
             assert_eq!(in_network(host, network), expected, "{host} in {network}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_second_look_up_that_fails_is_not_waited_for_and_takes_nothing_away() {
+        let good = || Ok(vec![IpAddr::from([127, 0, 0, 1])]);
+        let bad = |what: &str| Err(failed("up.test", what.to_owned()));
+        let later = |found: Found| async {
+            tokio::task::yield_now().await;
+            found
+        };
+        let now = std::future::ready;
+        assert_eq!(either(later(good()), now(bad("second"))).await, good());
+        assert_eq!(
+            either(later(bad("first")), now(bad("second"))).await,
+            bad("first")
+        );
+        assert_eq!(either(later(bad("first")), now(good())).await, good());
+        assert_eq!(either(now(bad("first")), later(good())).await, bad("first"));
+        let never = std::future::pending::<Found>;
+        assert_eq!(either(never(), later(good())).await, good());
+        assert_eq!(either(later(good()), never()).await, good());
     }
 
     #[tokio::test]
