@@ -191,6 +191,7 @@ where
     /// streams.
     pub async fn run(mut self, retired: impl Fn(&Arc<Connection>)) {
         let connection = self.connection.clone();
+        let _ending = Ending(&connection, &retired);
         loop {
             self.note_ending();
             let alarm = self.alarm();
@@ -215,8 +216,6 @@ where
                 }
             }
         }
-        connection.retire();
-        retired(&connection);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, is_open: bool) -> Poll<Event> {
@@ -305,6 +304,16 @@ where
     }
 }
 
+/// Has nobody take a place on a connection that nothing drives any more, however that has come about.
+struct Ending<'a, R: Fn(&Arc<Connection>)>(&'a Arc<Connection>, &'a R);
+
+impl<R: Fn(&Arc<Connection>)> Drop for Ending<'_, R> {
+    fn drop(&mut self) {
+        self.0.retire();
+        (self.1)(self.0);
+    }
+}
+
 async fn sleep_until(alarm: Option<Instant>) {
     match alarm {
         Some(alarm) => tokio::time::sleep_until(alarm.into()).await,
@@ -366,5 +375,62 @@ mod tests {
             .await
             .unwrap()
             .unwrap();
+    }
+
+    /// Something to read that is a panic.
+    struct Panics(tokio::io::DuplexStream, Arc<std::sync::atomic::AtomicBool>);
+
+    impl AsyncRead for Panics {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut tokio::io::ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            let panics = self.1.load(std::sync::atomic::Ordering::Relaxed);
+            assert!(!panics, "this is part of a test");
+            Pin::new(&mut self.0).poll_read(cx, buffer)
+        }
+    }
+
+    impl AsyncWrite for Panics {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<std::io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_takes_a_place_once_the_driver_has_panicked() {
+        let (io, mut server) = tokio::io::duplex(1024);
+        server.write_all(&SETTINGS).await.unwrap();
+        let panics = Arc::default();
+        let io = Panics(io, Arc::clone(&panics));
+        let driver = start(io, Duration::from_secs(60), None).await.unwrap();
+        let connection = driver.connection().clone();
+        panics.store(true, std::sync::atomic::Ordering::Relaxed);
+        let told = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = told.clone();
+        let count = move |_: &Arc<Connection>| {
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        };
+        server.write_all(&SETTINGS).await.unwrap();
+        assert!(tokio::spawn(driver.run(count)).await.is_err());
+        assert!(!connection.is_open());
+        assert_eq!(connection.take_place(), None);
+        assert_eq!(told.load(std::sync::atomic::Ordering::Relaxed), 1);
     }
 }
