@@ -1,7 +1,10 @@
 local certs = require("spec.support.certs")
+local fs = require("spec.support.fs")
 local http = require("resty.mtls.http")
+local native = require("resty.mtls.native")
 local nginx = require("spec.support.nginx")
 local peer = require("spec.support.peer")
+local process = require("spec.support.process")
 local squid = require("spec.support.squid")
 local seen_in = require("spec.support.nginx.upstream").parse
 
@@ -247,6 +250,22 @@ describe("an https:// proxy", function()
             end, { cert = case.cert })
         end)
     end
+
+    it("takes its connections with it when it is not trusted any more, however idle", function()
+        local file = fs.temp_dir("trust") .. "/ca.crt"
+        fs.write(file, certs.read("ca.crt"))
+        local function visit()
+            local trust = { ssl_trusted_certificate = file }
+            return client(through("tls")):request_uri(plain_uri("/seen"), trust)
+        end
+        assert(visit())
+        native.pass_time(100)
+        fs.write(file, certs.read("other-ca.crt"))
+        process.wait_until("the proxy is not trusted", function()
+            local res, _, details = visit()
+            return not res and details.code == "server_certificate_untrusted"
+        end)
+    end)
 
     it("is not offered the client certificate, which is for the origin", function()
         with_stand_in({ HEAD, peer.hang() }, function(opts, stand_in)

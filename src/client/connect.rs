@@ -65,8 +65,9 @@ pub async fn open(
             let started = Instant::now();
             if let Some(target) = proxy_target {
                 let endpoint = &proxy.endpoint;
+                let in_use = target.loaded.in_use();
                 let stream = shake_hands(tally, target, endpoint, transport, timeouts).await?;
-                transport = Transport::Proxy(Box::new(stream));
+                transport = Transport::Proxy(Box::new(stream), in_use);
             }
             if proxy.tunnels {
                 let opening = tunnel::open(transport, &destination.endpoint, proxy);

@@ -16,6 +16,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::resolve::with_port;
 use crate::error::{Cause, Error, Result, Stage};
+use crate::tls::InUse;
 
 /// Where to connect to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -33,8 +34,8 @@ pub enum Transport {
     Tcp(TcpStream),
     /// Unix-domain socket.
     Unix(UnixStream),
-    /// TLS to a proxy, inside of which the connection runs.
-    Proxy(Box<TlsStream<Transport>>),
+    /// TLS to a proxy, inside of which the connection runs, and whom it is trusted by.
+    Proxy(Box<TlsStream<Transport>>, InUse),
 }
 
 /// Connects to a unix-domain socket.
@@ -99,7 +100,7 @@ impl Transport {
                 let address = stream.peer_addr().ok()?;
                 Some(format!("unix:{}", address.as_pathname()?.display()))
             }
-            Self::Proxy(stream) => stream.get_ref().0.peer(),
+            Self::Proxy(stream, _) => stream.get_ref().0.peer(),
         }
     }
 
@@ -111,7 +112,7 @@ impl Transport {
             Self::Tcp(stream) => stream.try_io(Interest::WRITABLE, send),
             Self::Unix(stream) => stream.try_io(Interest::WRITABLE, send),
             // Encrypting twice is nothing for the event loop; the runtime does it.
-            Self::Proxy(_) => Err(io::ErrorKind::WouldBlock.into()),
+            Self::Proxy(..) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -122,34 +123,34 @@ impl Transport {
         let _ = match self {
             Self::Tcp(stream) => stream.poll_read_ready(&mut nobody),
             Self::Unix(stream) => stream.poll_read_ready(&mut nobody),
-            Self::Proxy(stream) => return stream.get_ref().0.forget_waker(),
+            Self::Proxy(stream, _) => return stream.get_ref().0.forget_waker(),
         };
     }
 
     /// Whether nothing can be read: no data, no end, no error. Looks at the socket itself.
     pub fn is_quiet(&mut self) -> bool {
         match self {
-            Self::Proxy(stream) => is_silent(stream) && stream.get_mut().0.is_quiet(),
+            Self::Proxy(stream, _) => is_silent(stream) && stream.get_mut().0.is_quiet(),
             _ => is_quiet(self.peek()),
         }
     }
 
     /// The same, from what the runtime has been told: costs no system call for a silent socket.
     pub fn seems_quiet(&mut self) -> bool {
-        if let Self::Proxy(stream) = self {
+        if let Self::Proxy(stream, _) = self {
             return is_silent(stream) && stream.get_mut().0.seems_quiet();
         }
         let this = &*self;
         is_quiet(match this {
             Self::Tcp(stream) => stream.try_io(Interest::READABLE, || this.peek()),
             Self::Unix(stream) => stream.try_io(Interest::READABLE, || this.peek()),
-            Self::Proxy(_) => return false,
+            Self::Proxy(..) => return false,
         })
     }
 
     /// Reads what is there at once, from any thread, without waiting.
     pub fn read_now(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        if let Self::Proxy(_) = self {
+        if let Self::Proxy(..) = self {
             return Err(io::ErrorKind::Unsupported.into());
         }
         // The socket is non-blocking, and what the runtime believes about it may be out of date.
@@ -166,7 +167,7 @@ impl Transport {
         match self {
             Self::Tcp(stream) => SockRef::from(stream),
             Self::Unix(stream) => SockRef::from(stream),
-            Self::Proxy(stream) => stream.get_ref().0.socket(),
+            Self::Proxy(stream, _) => stream.get_ref().0.socket(),
         }
     }
 }
@@ -196,7 +197,7 @@ impl AsyncRead for Transport {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Proxy(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Proxy(stream, _) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -210,7 +211,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Proxy(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Proxy(stream, _) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -222,7 +223,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Proxy(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Proxy(stream, _) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -233,7 +234,7 @@ impl AsyncWrite for Transport {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
-            Self::Proxy(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Proxy(stream, _) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -241,7 +242,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Proxy(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Proxy(stream, _) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
