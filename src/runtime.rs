@@ -204,13 +204,11 @@ impl Engine {
         // From here on, no connection that there is can be used. Whoever is told below that a call has
         // failed may make another one at once.
         ENDED.fetch_add(1, Ordering::AcqRel);
+        // Not later: then there may be some of another thread.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.drop_connections()));
         self.is_running.store(false, Ordering::Release);
         // Drops all tasks, which completes their operations, and waits for no helper thread.
         let _ = catch_unwind(AssertUnwindSafe(|| runtime.shutdown_background()));
-        // Whoever has started another thread meanwhile has done this.
-        if !self.is_running.load(Ordering::Acquire) {
-            let _ = catch_unwind(AssertUnwindSafe(|| self.drop_connections()));
-        }
     }
 
     /// Closes what nobody uses now.

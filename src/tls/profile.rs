@@ -161,8 +161,8 @@ impl Profile {
         if is_in_use {
             self.touch();
         }
-        let unused = self.clock.load(Ordering::Relaxed) - self.used.load(Ordering::Relaxed);
-        if unused < KEPT_MINUTES {
+        let used = self.used.load(Ordering::Relaxed);
+        if self.clock.load(Ordering::Relaxed).saturating_sub(used) < KEPT_MINUTES {
             return false;
         }
         state.was_unloaded |= state.loaded.take().is_some();
