@@ -275,11 +275,10 @@ impl Engine {
     /// Loads what has changed of the files that profiles name. Idle connections under the old ones are
     /// dropped when they are looked at next.
     pub fn look_at_files(&self) {
-        let due = self.profiles.due();
-        if !due.is_empty() {
-            // What comes of it is in the log. Without a thread they are due again.
-            let look = move || due.iter().for_each(|look| drop(look.load()));
-            let _ = threads::spawn_blocking(look);
+        for look in self.profiles.due() {
+            // What comes of it is in the log. Without a thread they are due again. Each has one of its
+            // own: the next ones may be on a file system that does not hang.
+            let _ = threads::spawn_blocking(move || look.load());
         }
     }
 }

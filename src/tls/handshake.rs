@@ -15,7 +15,7 @@ use super::config::{Chain, Facts, Loaded};
 use super::explain;
 use super::identity::Identity;
 use super::observe::{ClientAuth, Observation};
-use super::profile::{Look, Profile};
+use super::profile::{Profile, Turn};
 use crate::error::{Error, Result, Stage};
 use crate::net::Endpoint;
 use crate::threads;
@@ -226,14 +226,24 @@ pub async fn prepare(profile: &Arc<Profile>) -> Result<Loaded> {
         return Ok(loaded);
     }
     // Reading files and parsing keys takes milliseconds, in which no connection would be served.
-    let look = Look(profile.clone());
-    match threads::spawn_blocking(move || look.load()) {
-        Ok(loading) => loading
-            .await
-            .unwrap_or_else(|_| Err(Error::internal("loading the TLS profile failed"))),
-        // Its files are looked at when there is a thread again.
-        Err(error) => profile.loaded().ok_or(error),
-    }
+    let mut loads = match profile.turn() {
+        Turn::Wait(loads) => loads,
+        Turn::Look(look, told, loads) => {
+            let work = move || {
+                let found = look.load();
+                drop(look);
+                told.send_replace(Some(found));
+            };
+            if let Err(error) = threads::spawn_blocking(work) {
+                // Its files are looked at when there is a thread again.
+                return profile.loaded().ok_or(error);
+            }
+            loads
+        }
+    };
+    let found = loads.wait_for(Option::is_some).await;
+    let found = found.ok().and_then(|found| found.clone());
+    found.unwrap_or_else(|| Err(Error::internal("loading the TLS profile failed")))
 }
 
 /// The name that the server has to prove, from `ssl_server_name` or else the host.

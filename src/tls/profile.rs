@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use super::config::{self, Loaded, ProfileOptions};
 use super::source::FileState;
 use crate::error::Result;
@@ -43,6 +45,19 @@ struct State {
     refused: Option<(Vec<FileState>, Instant)>,
     /// Whether somebody looks at them now: on a file system that hangs, one of us is enough.
     looks: bool,
+    /// What comes of it, for who cannot go on without.
+    loads: Option<Loads>,
+}
+
+/// What comes of a look.
+pub type Loads = watch::Receiver<Option<Result<Loaded>>>;
+
+/// What somebody has to do who needs a profile that is not ready.
+pub enum Turn {
+    /// To look, to tell what came of it, and to wait for that.
+    Look(Look, watch::Sender<Option<Result<Loaded>>>, Loads),
+    /// To wait for somebody else, who looks.
+    Wait(Loads),
 }
 
 /// What could not be used may be usable now though no file has changed.
@@ -78,6 +93,18 @@ impl Profile {
         }
         state.looks = true;
         None
+    }
+
+    /// Who looks where [`Profile::ready`] has nothing. Each look takes a helper thread, of which there
+    /// are few.
+    pub fn turn(self: &Arc<Self>) -> Turn {
+        let mut state = self.lock();
+        if let (Some(loads), None) = (&state.loads, &state.loaded) {
+            return Turn::Wait(loads.clone());
+        }
+        let (told, loads) = watch::channel(None);
+        state.loads = Some(loads.clone());
+        Turn::Look(Look(self.clone()), told, loads)
     }
 
     /// Loads the profile, or loads it again if its files have changed. Reads files and parses keys:
@@ -230,6 +257,7 @@ impl Drop for Look {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.looks = false;
+        state.loads = None;
         state.checked = Some(Instant::now());
     }
 }
@@ -329,8 +357,11 @@ impl ProfileCache {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Pins, Protocols, Version};
+    use std::process::Command;
+
+    use super::super::{IdentityFiles, IdentitySource, Pins, Protocols, Source, Version, prepare};
     use super::*;
+    use crate::threads;
 
     fn options() -> ProfileOptions {
         ProfileOptions {
@@ -393,6 +424,51 @@ mod tests {
         assert!(is_loaded(&known));
         pass(&cache, 1);
         assert!(!is_loaded(&known));
+    }
+
+    #[test]
+    fn all_who_wait_for_a_file_that_hangs_take_one_thread() {
+        let folder = std::env::temp_dir().join(format!("resty-mtls-test-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let fifo = folder.join("fifo");
+        assert!(
+            Command::new("mkfifo")
+                .arg(&fifo)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let profile = cache().get(ProfileOptions {
+            identity: Some(IdentitySource {
+                files: IdentityFiles::Pem {
+                    certificate: Source::Path("ssl_cert_path", fifo.clone()),
+                    key: Source::Given("ssl_key", b"none"[..].into()),
+                },
+                passphrase: None,
+            }),
+            ..options()
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(2)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let load = |profile: Arc<Profile>| async move { prepare(&profile).await.err() };
+            let waiting: Vec<_> = (0..5)
+                .map(|_| tokio::spawn(load(profile.clone())))
+                .collect();
+            tokio::task::yield_now().await;
+            let write = move || std::fs::write(&fifo, "no certificate");
+            let writing = threads::spawn_blocking(write).unwrap();
+            let written = tokio::time::timeout(Duration::from_secs(20), writing).await;
+            written.unwrap().unwrap().unwrap();
+            for one in waiting {
+                assert!(one.await.unwrap().is_some());
+            }
+        });
+        assert!(profile.lock().loads.is_none());
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
