@@ -67,7 +67,7 @@ pub async fn open(
                 let endpoint = &proxy.endpoint;
                 let in_use = target.loaded.in_use();
                 let stream = shake_hands(tally, target, endpoint, transport, timeouts).await?;
-                transport = Transport::Proxy(Box::new(stream), in_use);
+                transport = Transport::Proxy(Box::new(stream), Box::new(in_use));
             }
             if proxy.tunnels {
                 let opening = tunnel::open(transport, &destination.endpoint, proxy);

@@ -1,5 +1,6 @@
 //! TCP and unix-domain connections under one type.
 
+use std::any::Any;
 use std::io::{self, Read as _};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
@@ -16,7 +17,6 @@ use tokio_rustls::client::TlsStream;
 
 use super::resolve::with_port;
 use crate::error::{Cause, Error, Result, Stage};
-use crate::tls::InUse;
 
 /// Where to connect to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -34,8 +34,8 @@ pub enum Transport {
     Tcp(TcpStream),
     /// Unix-domain socket.
     Unix(UnixStream),
-    /// TLS to a proxy, inside of which the connection runs, and whom it is trusted by.
-    Proxy(Box<TlsStream<Transport>>, InUse),
+    /// TLS to a proxy, inside of which the connection runs, and what is kept for as long.
+    Proxy(Box<TlsStream<Transport>>, Box<dyn Any + Send + Sync>),
 }
 
 /// Connects to a unix-domain socket.
