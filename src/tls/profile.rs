@@ -182,8 +182,14 @@ impl Profile {
 
     /// Lets go of keys, tickets and trust anchors if no connection has been opened for some minutes and
     /// none is open. False while there is something to let go of.
-    fn unload_unused(&self) -> bool {
+    ///
+    /// What was read before its files became unusable cannot be read again: it stays for as long as
+    /// Lua knows the profile.
+    fn unload_unused(&self, is_known: bool) -> bool {
         let mut state = self.lock();
+        if is_known && state.refused.is_some() {
+            return false;
+        }
         let is_in_use = state.looks || state.loaded.as_ref().is_some_and(Loaded::is_in_use);
         if is_in_use {
             self.touch();
@@ -327,8 +333,10 @@ impl ProfileCache {
     pub fn minute_passes(&self) {
         self.clock.fetch_add(1, Ordering::Relaxed);
         // Those that Lua still knows stay the same object, though there is nothing in it.
-        self.lock()
-            .retain(|_, profile| !profile.unload_unused() || Arc::strong_count(profile) > 1);
+        self.lock().retain(|_, profile| {
+            let is_known = Arc::strong_count(profile) > 1;
+            !profile.unload_unused(is_known) || is_known
+        });
     }
 
     /// How many private keys it has in memory.
@@ -469,6 +477,19 @@ mod tests {
         });
         assert!(profile.lock().loads.is_none());
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_read_again_is_kept_while_lua_knows_it() {
+        let cache = cache();
+        let known = cache.get(options());
+        known.load().unwrap();
+        known.lock().refused = Some((Vec::new(), Instant::now()));
+        pass(&cache, 100);
+        assert!(is_loaded(&known));
+        drop(known);
+        pass(&cache, 1);
+        assert!(cache.lock().is_empty());
     }
 
     #[test]
