@@ -14,7 +14,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Arc, Once, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, Once, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -60,6 +60,8 @@ pub struct Engine {
 
 static CURRENT: AtomicPtr<Engine> = AtomicPtr::new(ptr::null_mut());
 
+static STARTING: Mutex<()> = Mutex::new(());
+
 /// Threads of this process that have ended.
 static ENDED: AtomicU64 = AtomicU64::new(0);
 
@@ -75,15 +77,20 @@ const MINUTE: Duration = Duration::from_secs(60);
 const BLOCKING_THREADS: usize = 16;
 
 impl Engine {
-    /// The engine of this process, with a thread that runs. Only the Lua thread calls this, so there
-    /// is no race to start it.
+    /// The engine of this process, with a thread that runs.
     ///
     /// # Errors
     ///
     /// The system gives no thread, or no epoll set.
     pub fn current() -> Result<&'static Self> {
+        let is_running = |engine: &&Self| engine.is_running.load(Ordering::Acquire);
+        if let Some(engine) = Self::started().filter(is_running) {
+            return Ok(engine);
+        }
+        // Two may come at once, from ngx.run_worker_thread.
+        let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let engine = Self::started().unwrap_or_else(Self::make);
-        if !engine.is_running.load(Ordering::Acquire) {
+        if !is_running(&engine) {
             engine.run()?;
         }
         Ok(engine)
