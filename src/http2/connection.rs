@@ -43,12 +43,16 @@ pub(super) struct State {
     pub(super) streams: usize,
     /// Since when there has always been one.
     pub(super) waiting_since: Instant,
+    /// When the last one was opened.
+    pub(super) opened: Instant,
     /// How long it may be idle; `None` for ever.
     pub(super) idle_for: Option<Duration>,
     /// Somebody's time ran out: whether the server is still there has to be found out.
     pub(super) suspected: bool,
     /// The server did not answer a ping.
     pub(super) silent: bool,
+    /// It has answered some, and may be silent for longer, until a stream is opened.
+    pub(super) is_trusted: bool,
 }
 
 impl Connection {
@@ -68,9 +72,11 @@ impl Connection {
             idle_since: Instant::now(),
             streams: 0,
             waiting_since: Instant::now(),
+            opened: Instant::now(),
             idle_for,
             suspected: false,
             silent: false,
+            is_trusted: false,
         };
         Arc::new(Self {
             state: Mutex::new(state),
@@ -212,12 +218,15 @@ impl InFlight {
     fn new(connection: Arc<Connection>) -> Self {
         let mut state = connection.lock();
         state.streams += 1;
+        state.opened = Instant::now();
         let is_first = state.streams == 1;
         if is_first {
-            state.waiting_since = Instant::now();
+            state.waiting_since = state.opened;
         }
+        let is_watched = !is_first && !state.is_trusted;
+        state.is_trusted = false;
         drop(state);
-        if is_first {
+        if !is_watched {
             connection.nudge.notify_one();
         }
         Self(connection)

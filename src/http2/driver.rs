@@ -229,6 +229,7 @@ where
             self.asked = None;
             self.answers.add();
             let mut state = self.connection.lock();
+            state.is_trusted = true;
             state.suspected = answer.is_err();
             self.connection.note_room(&state);
         }
@@ -273,7 +274,8 @@ where
         }
         let state = self.connection.lock();
         let silent_since = heard.max(state.waiting_since);
-        self.answers.look(silent_since);
+        // Whoever has opened a stream since wants to know again.
+        self.answers.look(heard.max(state.opened));
         (state.streams > 0).then(|| silent_since + self.answers.lengthen(self.patience))
     }
 
