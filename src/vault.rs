@@ -319,6 +319,9 @@ const STEP: usize = 1024 * 1024;
 
 /// A range of addresses that no core dump has. A process that forks hands that on.
 fn reserve() -> Option<usize> {
+    if !leaves_room(limit_of_addresses()) {
+        return None;
+    }
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: nothing is mapped there yet; what is asked of the new range takes nothing from anybody.
     unsafe {
@@ -334,6 +337,22 @@ fn reserve() -> Option<usize> {
         libc::madvise(range, SIZE + CHUNK, libc::MADV_NOHUGEPAGE);
         Some(range.expose_provenance().next_multiple_of(CHUNK))
     }
+}
+
+/// The bound on a process' addresses (`ulimit -v`), with the highest number for none.
+fn limit_of_addresses() -> libc::rlim_t {
+    let mut limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: it is written there. Failure leaves what is there.
+    unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) };
+    limit.rlim_cur
+}
+
+/// Whether a range that counts as memory in use leaves enough to others.
+fn leaves_room(limit: libc::rlim_t) -> bool {
+    limit >= 16 * SIZE as libc::rlim_t
 }
 
 /// A block of the vault, or null. Its bytes are zero.
@@ -529,6 +548,14 @@ mod tests {
                 assert_eq!(*byte, u8::from(!is_discarded(at)), "{begin} {size} {at}");
             }
         }
+    }
+
+    #[test]
+    fn a_narrow_limit_of_addresses_is_left_to_others() {
+        assert!(leaves_room(libc::RLIM_INFINITY));
+        assert!(leaves_room(limit_of_addresses()));
+        assert!(leaves_room(1 << 32));
+        assert!(!leaves_room((1 << 32) - 1));
     }
 
     #[test]
