@@ -11,15 +11,19 @@
 //! seen in a core dump is better than a process that ends, and leaves one.
 
 mod arena;
+#[expect(unsafe_code, reason = "aws-lc's malloc, realloc and free")]
+mod crypto;
+#[expect(unsafe_code, reason = "mmap and madvise; writing to wipe")]
+mod pages;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, UnsafeCell};
-use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
-use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use self::arena::{Arena, CHUNK};
+pub use self::crypto::take_over as take_over_crypto;
+use self::pages::{discard, reserve, wipe};
 
 /// The allocator of this library. It costs a comparison with what is never or seldom written, unless
 /// a thread is within the reading of an identity.
@@ -62,25 +66,6 @@ impl Drop for Within {
 fn is_within() -> bool {
     // In a library that was loaded later, a thread's own variables cost a call.
     WITHIN.load(Ordering::Relaxed) != 0 && DEPTH.get() != 0
-}
-
-/// Has aws-lc allocate from the vault. To be called before anything of TLS is, by one thread.
-pub fn take_over_crypto() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // SAFETY: the handlers take and release the vault's lock and nothing else. They are never
-        // unmapped, the library being linked with `-z nodelete`.
-        unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork)) };
-        // SAFETY: the functions do what malloc, realloc and free do. aws-lc has allocated nothing
-        // yet that they could be asked to free.
-        unsafe {
-            aws_lc_sys::CRYPTO_set_mem_functions(
-                Some(crypto_malloc),
-                Some(crypto_realloc),
-                Some(crypto_free),
-            )
-        };
-    });
 }
 
 // SAFETY: what is not the vault's is the system allocator's, by its address.
@@ -148,72 +133,10 @@ unsafe impl GlobalAlloc for Allocator {
     }
 }
 
-/// As malloc.
-extern "C" fn crypto_malloc(size: usize, _: *const c_char, _: c_int) -> *mut c_void {
-    let taken = take(size, ALIGNMENT);
-    match taken.is_null() {
-        // SAFETY: malloc may be called with any size.
-        true => unsafe { libc::malloc(size) },
-        false => taken.cast(),
-    }
-}
-
-/// As realloc. aws-lc never gives a null pointer.
-unsafe extern "C" fn crypto_realloc(
-    block: *mut c_void,
-    size: usize,
-    file: *const c_char,
-    line: c_int,
-) -> *mut c_void {
-    // SAFETY: aws-lc has the block from `crypto_malloc` or from here.
-    let before = unsafe { crypto_size(block) };
-    if fits(size, before) {
-        return block;
-    }
-    let new = crypto_malloc(size, file, line);
-    if !new.is_null() {
-        // SAFETY: both have so many bytes, and they are different ones; aws-lc gives up the old one.
-        unsafe {
-            ptr::copy_nonoverlapping(block.cast::<u8>(), new.cast(), before.min(size));
-            crypto_free(block, file, line);
-        }
-    }
-    new
-}
-
-/// As free. aws-lc never gives a null pointer, and leaves the wiping to us.
-unsafe extern "C" fn crypto_free(block: *mut c_void, _: *const c_char, _: c_int) {
-    match is_ours(block.cast()) {
-        // SAFETY: aws-lc has the block from here, and gives it up.
-        true => unsafe { give_back(block.cast()) },
-        // SAFETY: aws-lc has the block from malloc, with so many bytes, and gives it up.
-        false => unsafe {
-            wipe(block.cast(), crypto_size(block));
-            libc::free(block);
-        },
-    }
-}
-
-/// How many bytes a block of aws-lc's has.
-///
-/// # Safety
-///
-/// It is from `crypto_malloc`.
-unsafe fn crypto_size(block: *mut c_void) -> usize {
-    match is_ours(block.cast()) {
-        true => bytes_at(block.cast()),
-        // SAFETY: what is not the vault's is from malloc.
-        false => unsafe { libc::malloc_usable_size(block) },
-    }
-}
-
 /// Whether `size` bytes may stay in a block of so many.
 fn fits(size: usize, block: usize) -> bool {
     size <= block && size >= block / 4
 }
-
-/// That of malloc.
-const ALIGNMENT: usize = 16;
 
 /// Bytes of the vault: far more than a thousand identities and the handshakes at a time take. It is a
 /// range of addresses, not memory.
@@ -317,44 +240,6 @@ impl Opened {
 /// So much more of the range is made usable at a time.
 const STEP: usize = 1024 * 1024;
 
-/// A range of addresses that no core dump has. A process that forks hands that on.
-fn reserve() -> Option<usize> {
-    if !leaves_room(limit_of_addresses()) {
-        return None;
-    }
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: nothing is mapped there yet; what is asked of the new range takes nothing from anybody.
-    unsafe {
-        let range = libc::mmap(ptr::null_mut(), SIZE + CHUNK, libc::PROT_NONE, flags, -1, 0);
-        if range == libc::MAP_FAILED {
-            return None;
-        }
-        if libc::madvise(range, SIZE + CHUNK, libc::MADV_DONTDUMP) != 0 {
-            libc::munmap(range, SIZE + CHUNK);
-            return None;
-        }
-        // A page of 2 MiB for a key of 2 KiB is what this would be for.
-        libc::madvise(range, SIZE + CHUNK, libc::MADV_NOHUGEPAGE);
-        Some(range.expose_provenance().next_multiple_of(CHUNK))
-    }
-}
-
-/// The bound on a process' addresses (`ulimit -v`), with the highest number for none.
-fn limit_of_addresses() -> libc::rlim_t {
-    let mut limit = libc::rlimit {
-        rlim_cur: libc::RLIM_INFINITY,
-        rlim_max: libc::RLIM_INFINITY,
-    };
-    // SAFETY: it is written there. Failure leaves what is there.
-    unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) };
-    limit.rlim_cur
-}
-
-/// Whether a range that counts as memory in use leaves enough to others.
-fn leaves_room(limit: libc::rlim_t) -> bool {
-    limit >= 16 * SIZE as libc::rlim_t
-}
-
 /// A block of the vault, or null. Its bytes are zero.
 fn take(size: usize, align: usize) -> *mut u8 {
     let taken = Vault::open().take(size, align);
@@ -396,42 +281,11 @@ unsafe fn give_back(block: *mut u8) {
     }
 }
 
-/// Wipes memory, pages by giving them back to the system: they are zero when they are used next.
-///
-/// # Safety
-///
-/// The range is the vault's, and nobody uses it.
-unsafe fn discard(block: *mut u8, size: usize) {
-    // SAFETY: as the caller promises. The system would take the rest of a last page as well, which is
-    // somebody else's: a page may be larger than a chunk (64 KiB, with some kernels for aarch64).
-    unsafe {
-        let is_discarded =
-            is_pages(block, size) && libc::madvise(block.cast(), size, libc::MADV_DONTNEED) == 0;
-        if !is_discarded {
-            wipe(block, size);
-        }
-    }
-}
-
-/// Whether a range is whole pages.
-fn is_pages(block: *const u8, size: usize) -> bool {
-    // SAFETY: it only asks.
-    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    usize::try_from(page)
-        .is_ok_and(|page| block.addr().is_multiple_of(page) && size.is_multiple_of(page))
-}
-
-/// Overwrites memory, also such that the compiler knows nobody will read.
-///
-/// # Safety
-///
-/// So many bytes may be written there.
-unsafe fn wipe(block: *mut u8, size: usize) {
-    // SAFETY: as the caller promises. The instruction is none: it says that it might read memory.
-    unsafe {
-        ptr::write_bytes(block, 0, size);
-        std::arch::asm!("/* {0} */", in(reg) block, options(nostack, preserves_flags, readonly));
-    }
+/// To be called once.
+fn survive_forks() {
+    // SAFETY: the handlers take and release the vault's lock and nothing else. They are never
+    // unmapped, the library being linked with `-z nodelete`.
+    unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork)) };
 }
 
 /// A child has the memory of its parent, but not the thread that may have the lock at that moment.
@@ -447,10 +301,10 @@ extern "C" fn after_fork() {
 mod tests {
     use super::*;
 
-    const SECRET: &[u8] = b"nobody is to see this, wherever it has been copied to";
+    pub const SECRET: &[u8] = b"nobody is to see this, wherever it has been copied to";
 
     /// What is at the address of a block, which may be another test's by now.
-    fn peek(block: *const u8, size: usize) -> Vec<u8> {
+    pub fn peek(block: *const u8, size: usize) -> Vec<u8> {
         let memory = std::fs::File::open("/proc/self/mem").unwrap();
         let mut bytes = vec![0; size];
         std::os::unix::fs::FileExt::read_exact_at(&memory, &mut bytes, block.addr() as u64)
@@ -518,44 +372,6 @@ mod tests {
                 assert!(vec![0_u8; size].iter().all(|byte| *byte == 0));
             }
         });
-    }
-
-    #[test]
-    fn memory_of_aws_lc_is_wiped_and_keeps_its_content_when_it_grows() {
-        let file = ptr::null();
-        let block = crypto_malloc(SECRET.len(), file, 0);
-        assert!(is_ours(block.cast()));
-        // SAFETY: as aws-lc would do it.
-        unsafe {
-            ptr::copy_nonoverlapping(SECRET.as_ptr(), block.cast(), SECRET.len());
-            let moved = crypto_realloc(block, 10_000, file, 0);
-            assert_eq!(peek(moved.cast(), SECRET.len()), SECRET);
-            assert_ne!(peek(block.cast(), SECRET.len()), SECRET);
-            crypto_free(moved, file, 0);
-            assert_ne!(peek(moved.cast(), SECRET.len()), SECRET);
-        }
-    }
-
-    #[test]
-    fn what_is_no_whole_page_is_discarded_without_what_is_beside_it() {
-        let mut pages = within(|| vec![1_u8; 2 * CHUNK]);
-        for (begin, size) in [(0, 100), (CHUNK, CHUNK / 2 + 1), (CHUNK / 2 + 16, 32)] {
-            pages.fill(1);
-            // SAFETY: the range is in the vector, and is read again when it has been discarded.
-            unsafe { discard(pages.as_mut_ptr().add(begin), size) };
-            let is_discarded = |at: usize| at.wrapping_sub(begin) < size;
-            for (at, byte) in pages.iter().enumerate() {
-                assert_eq!(*byte, u8::from(!is_discarded(at)), "{begin} {size} {at}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_narrow_limit_of_addresses_is_left_to_others() {
-        assert!(leaves_room(libc::RLIM_INFINITY));
-        assert!(leaves_room(limit_of_addresses()));
-        assert!(leaves_room(1 << 32));
-        assert!(!leaves_room((1 << 32) - 1));
     }
 
     #[test]
