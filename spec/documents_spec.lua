@@ -74,6 +74,24 @@ for _, page in ipairs(PAGES) do
 end
 
 
+describe("docs/reliability.md", function()
+    -- Such a word stood in for a figure that was still to be filled in.
+    it("has a figure or words in each cell of its tables, and no placeholder", function()
+        local cells, placeholders = 0, {}
+        for row in fs.read(fs.repo .. "/docs/reliability.md"):gmatch("[^\n]+") do
+            for cell in (row:match("^|(.*)$") or ""):gmatch("[^|]+") do
+                cells = cells + 1
+                if cell:find("^%s*[%u_][%u%d_%-]+%s*$") then
+                    placeholders[#placeholders + 1] = cell
+                end
+            end
+        end
+        assert.same({}, placeholders)
+        assert.is_true(cells >= 60, cells .. " cells")
+    end)
+end)
+
+
 describe("SECURITY.md", function()
     it("is linked from the README and its translation", function()
         for _, readme in ipairs({ "README.md", "README.zh-CN.md" }) do
