@@ -113,6 +113,8 @@ for _, place in ipairs(places) do
                 ['mtls_client_connections_open{worker="0"}'] = 1,
                 ['mtls_client_connections_idle{worker="0"}'] = 1,
                 ['mtls_client_requests_in_flight{worker="0"}'] = 0,
+                -- That of the identity, and none of the calls without one.
+                ['mtls_client_keys_held{worker="0"}'] = 1,
             }
             assert.same(expected, values)
             for name, kind in pairs(types) do
@@ -149,6 +151,7 @@ for _, place in ipairs(places) do
                 ['handshakes_total{destination="' .. tls .. '",kind="full"}'] = 1,
                 ['connections_idle{destination="' .. tls .. '",worker="0"}'] = 1,
                 ['connections_open{destination="other",worker="0"}'] = 0,
+                ['keys_held{worker="0"}'] = 1,
             }) do
                 assert.equals(count, values["mtls_client_" .. labels], labels)
             end

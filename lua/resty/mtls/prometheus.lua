@@ -59,6 +59,11 @@ local gauges = {
       "Requests whose response has not come completely" },
 }
 
+-- Of the process and of no destination, as keys are.
+local process_gauges = {
+    { "keys_held", "keys_held", "Private keys in memory that new connections would use" },
+}
+
 
 ---@class resty.mtls.prometheus.options
 ---@field destinations? boolean a label `destination` on each metric; false by default
@@ -75,9 +80,9 @@ end
 
 
 -- Registers one metric. nginx-lua-prometheus logs what is wrong with one, and gives nil.
-local function add(self, kind, suffix, help, label)
+local function add(self, kind, suffix, help, label, is_of_process)
     local labels = {}
-    if self.has_destinations then
+    if self.has_destinations and not is_of_process then
         labels[1] = "destination"
     end
     labels[#labels + 1] = label
@@ -106,6 +111,12 @@ local function add_all(self)
     end
     for _, gauge in ipairs(gauges) do
         local ok, err = add(self, "gauge", gauge[2], gauge[3], "worker")
+        if not ok then
+            return nil, err
+        end
+    end
+    for _, gauge in ipairs(process_gauges) do
+        local ok, err = add(self, "gauge", gauge[2], gauge[3], "worker", true)
         if not ok then
             return nil, err
         end
@@ -168,6 +179,11 @@ function _M:collect()
     local stats, err = http.stats({ destinations = self.has_destinations })
     if not stats then
         return nil, err
+    end
+    if not ngx.worker.exiting() then
+        for _, gauge in ipairs(process_gauges) do
+            self.metrics[gauge[2]]:set(stats[gauge[1]], { worker_name() })
+        end
     end
     if not self.has_destinations then
         collect_one(self, stats, "")
