@@ -16,8 +16,8 @@ local time = os.time
 local _M = {}
 
 
--- Seconds between two turns at the least. What is not used is forgotten with the second one: a worker
--- that does nothing, so that Lua neither collects nor caches, has none and keeps it.
+-- Seconds between two turns at the least. What is not used is forgotten with the second one. A
+-- worker that does nothing, so that Lua neither collects nor caches, has none and keeps it.
 local TURN = 5 * 60
 
 -- Beyond so many entries a cache turns at once: option values of some callers never repeat.
