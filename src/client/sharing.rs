@@ -129,7 +129,7 @@ impl Sharing {
         state.swept = !state.entries.is_empty();
         let goes_on = state.swept;
         drop(state);
-        ended.iter().for_each(|line| line.http2.retire());
+        ended.iter().for_each(|line| line.http2.close_to_others());
         goes_on
     }
 

@@ -49,6 +49,8 @@ pub(super) struct State {
     pub(super) idle_for: Option<Duration>,
     /// Somebody's time ran out: whether the server is still there has to be found out.
     pub(super) suspected: bool,
+    /// It ends when nobody has a place any more.
+    pub(super) is_last: bool,
     /// The server did not answer a ping.
     pub(super) silent: bool,
     /// It has answered some, and may be silent for longer, until a stream is opened.
@@ -75,6 +77,7 @@ impl Connection {
             opened: Instant::now(),
             idle_for,
             suspected: false,
+            is_last: false,
             silent: false,
             is_trusted: false,
         };
@@ -113,6 +116,11 @@ impl Connection {
         state.taken -= 1;
         state.idle_since = Instant::now();
         self.note_room(&state);
+        let is_over = state.is_last && state.taken == 0;
+        drop(state);
+        if is_over {
+            self.retire();
+        }
     }
 
     /// Sets for how long it may be idle from now on.
@@ -139,6 +147,19 @@ impl Connection {
     /// Whether it can carry another stream at all.
     pub fn is_open(&self) -> bool {
         self.lock().is_open()
+    }
+
+    /// Gives nobody a place any more, and ends the connection when those that there are have been given
+    /// back: whoever has one may open streams, as on a connection in hand.
+    pub fn close_to_others(&self) {
+        let mut state = self.lock();
+        state.is_last = true;
+        self.note_room(&state);
+        let is_over = state.taken == 0;
+        drop(state);
+        if is_over {
+            self.retire();
+        }
     }
 
     /// Lets in no new stream, and ends the connection behind those that there are.
@@ -251,7 +272,7 @@ impl State {
     }
 
     fn has_room(&self) -> bool {
-        self.is_open() && !self.suspected && self.taken < self.limit
+        self.is_open() && !self.is_last && !self.suspected && self.taken < self.limit
     }
 
     fn has_expired(&self) -> bool {

@@ -379,6 +379,23 @@ mod tests {
             .unwrap();
     }
 
+    #[tokio::test]
+    async fn whoever_has_a_place_keeps_it_when_the_connection_is_closed_to_others() {
+        let (io, mut server) = tokio::io::duplex(1024);
+        server.write_all(&SETTINGS).await.unwrap();
+        let driver = start(io, Duration::from_secs(60), None).await.unwrap();
+        let connection = driver.connection().clone();
+        tokio::spawn(driver.run(|_| {}));
+        assert!(connection.take_place().is_some());
+        connection.close_to_others();
+        assert_eq!(connection.take_place(), None);
+        let request = || Request::get("http://localhost/").body(()).unwrap();
+        assert!(connection.open(request(), true).await.is_ok());
+        connection.give_place_back();
+        assert!(!connection.is_open());
+        assert!(connection.open(request(), true).await.is_err());
+    }
+
     /// Something to read that is a panic.
     struct Panics(tokio::io::DuplexStream, Arc<std::sync::atomic::AtomicBool>);
 
