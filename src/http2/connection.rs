@@ -115,12 +115,7 @@ impl Connection {
         let mut state = self.lock();
         state.taken -= 1;
         state.idle_since = Instant::now();
-        self.note_room(&state);
-        let is_over = state.is_last && state.taken == 0;
-        drop(state);
-        if is_over {
-            self.retire();
-        }
+        self.retire_behind_last(state);
     }
 
     /// Sets for how long it may be idle from now on.
@@ -154,8 +149,12 @@ impl Connection {
     pub fn close_to_others(&self) {
         let mut state = self.lock();
         state.is_last = true;
+        self.retire_behind_last(state);
+    }
+
+    fn retire_behind_last(&self, state: MutexGuard<'_, State>) {
         self.note_room(&state);
-        let is_over = state.taken == 0;
+        let is_over = state.is_last && state.taken == 0;
         drop(state);
         if is_over {
             self.retire();
